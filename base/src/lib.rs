@@ -1,0 +1,1 @@
+//! Process plumbing that two binaries use.

@@ -1,0 +1,1 @@
+//! The load harness beside Envoy, and micro-benchmarks.

@@ -1,0 +1,1 @@
+//! The control plane: sources, xDS server, traces and status APIs.

@@ -1,0 +1,1 @@
+//! The embedded span store and its queries.

@@ -1,0 +1,1 @@
+//! The data plane: an Envoy-compatible sidecar proxy.

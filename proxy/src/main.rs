@@ -1,0 +1,3 @@
+//! The data plane: an Envoy-compatible sidecar proxy.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Builds, tests, benchmarks and shows Outrigger; installs what that needs.
+
+fn main() {}
