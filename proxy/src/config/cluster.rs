@@ -1,0 +1,227 @@
+//! Clusters and their endpoints (`envoy.config.cluster.v3`, `envoy.config.endpoint.v3`).
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use super::{
+    http_connection_manager::{Http1Options, Http2Options},
+    source::ConfigSource,
+};
+
+/// `envoy.config.cluster.v3.Cluster`.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Unique.
+    pub name: Arc<str>,
+    /// Name in statistics: `alt_stat_name`, or `name`; `:` becomes `_`.
+    pub stat_name: Arc<str>,
+    /// The EDS service name, if it differs from `name`.
+    pub discovery: Discovery,
+    /// TCP connect. Default 5 s.
+    pub connect_timeout: Duration,
+    /// The algorithm.
+    pub lb_policy: LbPolicy,
+    /// Default and high priority.
+    pub circuit_breakers: CircuitBreakers,
+    /// What is spoken to hosts.
+    pub protocol: UpstreamProtocol,
+    /// `common_http_protocol_options.idle_timeout`: default 1 h, zero is none.
+    pub idle_timeout: Duration,
+    /// Close a connection after this many requests; zero is no limit.
+    pub max_requests_per_connection: u32,
+    /// `common_http_protocol_options.max_stream_duration`.
+    pub max_stream_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_connection_duration`.
+    pub max_connection_duration: Option<Duration>,
+    /// Soft limit of buffers per connection, bytes. Default 1 MiB.
+    pub per_connection_buffer_limit_bytes: u32,
+    /// Below this percentage of healthy hosts all are used. Default 50.
+    pub healthy_panic_threshold: f64,
+    /// Socket keep-alive towards hosts.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+}
+
+/// `envoy.config.core.v3.TcpKeepalive`; unset values are the kernel's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Probes before the connection is dead.
+    pub probes: Option<u32>,
+    /// Idle time before the first probe.
+    pub time: Option<Duration>,
+    /// Between probes.
+    pub interval: Option<Duration>,
+}
+
+/// `Cluster.cluster_discovery_type`.
+#[derive(Clone, Debug)]
+pub enum Discovery {
+    /// Addresses from the load assignment.
+    Static(LoadAssignment),
+    /// Names from the load assignment; every address of a name is a host.
+    StrictDns(Dns),
+    /// From EDS.
+    Eds { service_name: Arc<str>, source: ConfigSource },
+}
+
+/// The names of a STRICT_DNS cluster.
+#[derive(Clone, Debug)]
+pub struct Dns {
+    /// Host names and ports.
+    pub assignment: LoadAssignment,
+    /// Default 5 s.
+    pub refresh_rate: Duration,
+    /// Use the record's TTL instead.
+    pub respect_ttl: bool,
+    /// Which address families.
+    pub family: DnsLookupFamily,
+}
+
+/// `Cluster.DnsLookupFamily`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsLookupFamily {
+    /// IPv6, else IPv4.
+    #[default]
+    Auto,
+    /// IPv4 only.
+    V4Only,
+    /// IPv6 only.
+    V6Only,
+    /// IPv4, else IPv6.
+    V4Preferred,
+    /// Both.
+    All,
+}
+
+/// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadAssignment {
+    /// The cluster's (EDS service's) name.
+    pub cluster_name: Arc<str>,
+    /// In order of definition; priority 0 is used unless it has no healthy host.
+    pub localities: Vec<LocalityEndpoints>,
+    /// `policy.overprovisioning_factor`, percent. Default 140.
+    pub overprovisioning_factor: u32,
+}
+
+/// `envoy.config.endpoint.v3.LocalityLbEndpoints`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LocalityEndpoints {
+    /// Region, zone, sub-zone.
+    pub locality: Locality,
+    /// 0 is the highest.
+    pub priority: u32,
+    /// `load_balancing_weight`, if set.
+    pub weight: Option<u32>,
+    /// The hosts.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// `envoy.config.core.v3.Locality`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// Region.
+    pub region: Arc<str>,
+    /// Zone.
+    pub zone: Arc<str>,
+    /// Sub-zone.
+    pub sub_zone: Arc<str>,
+}
+
+/// `envoy.config.endpoint.v3.LbEndpoint`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: EndpointAddress,
+    /// For `host_rewrite: auto` and health checks.
+    pub hostname: Arc<str>,
+    /// Relative to others; at least 1.
+    pub weight: u32,
+    /// As EDS says.
+    pub health: HealthStatus,
+}
+
+/// Address of an [`Endpoint`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    /// An address.
+    Socket(SocketAddr),
+    /// A name to resolve (STRICT_DNS only).
+    Name { host: Arc<str>, port: u16 },
+}
+
+/// `envoy.config.core.v3.HealthStatus`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HealthStatus {
+    /// Counts as healthy.
+    #[default]
+    Unknown,
+    /// Healthy.
+    Healthy,
+    /// Unhealthy.
+    Unhealthy,
+    /// Counts as unhealthy.
+    Draining,
+    /// Counts as unhealthy.
+    Timeout,
+    /// Degraded.
+    Degraded,
+}
+
+/// Which algorithm picks a host, from `lb_policy` or `load_balancing_policy`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum LbPolicy {
+    /// Weighted round robin.
+    #[default]
+    RoundRobin,
+    /// The one with fewest active requests of `choice_count` (2) picked at random; with weights,
+    /// Envoy's weight scaled by `active_request_bias`.
+    LeastRequest { choice_count: u32, active_request_bias: f64 },
+    /// Uniform (by weight).
+    Random,
+}
+
+/// `envoy.config.cluster.v3.CircuitBreakers`.
+#[derive(Clone, Debug, Default)]
+pub struct CircuitBreakers {
+    /// For `RoutingPriority::DEFAULT`.
+    pub default: Thresholds,
+    /// For `RoutingPriority::HIGH`.
+    pub high: Thresholds,
+}
+
+/// `CircuitBreakers.Thresholds`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Default 1024.
+    pub max_connections: u32,
+    /// Default 1024.
+    pub max_pending_requests: u32,
+    /// Default 1024.
+    pub max_requests: u32,
+    /// Default 3.
+    pub max_retries: u32,
+    /// `track_remaining`: the `remaining_*` gauges.
+    pub track_remaining: bool,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            track_remaining: false,
+        }
+    }
+}
+
+/// What is spoken to a cluster's hosts.
+#[derive(Clone, Debug)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1(Http1Options),
+    /// HTTP/2, by prior knowledge.
+    Http2(Http2Options),
+    /// Whatever the downstream request came in (`use_downstream_protocol_config`).
+    Downstream { http1: Http1Options, http2: Http2Options },
+}

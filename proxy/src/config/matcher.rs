@@ -1,0 +1,75 @@
+//! String, header and query-parameter matchers (`envoy.type.matcher.v3`, `envoy.config.route.v3`).
+
+use std::sync::Arc;
+
+/// `envoy.type.matcher.v3.StringMatcher`; `ignore_case` never applies to a regex.
+#[derive(Clone, Debug)]
+pub enum StringMatcher {
+    /// Equal.
+    Exact { value: Arc<str>, ignore_case: bool },
+    /// Begins with.
+    Prefix { value: Arc<str>, ignore_case: bool },
+    /// Ends with.
+    Suffix { value: Arc<str>, ignore_case: bool },
+    /// Contains.
+    Contains { value: Arc<str>, ignore_case: bool },
+    /// The whole value matches (RE2 semantics: anchored at both ends).
+    Regex(regex::bytes::Regex),
+}
+
+/// `envoy.config.route.v3.HeaderMatcher`.
+#[derive(Clone, Debug)]
+pub struct HeaderMatcher {
+    /// The header's name; `:method`, `:path`, `:authority` and `:scheme` name pseudo-headers.
+    pub name: HeaderKey,
+    /// What must hold.
+    pub kind: HeaderMatchKind,
+    /// The result is inverted.
+    pub invert: bool,
+    /// A missing header counts as an empty one.
+    pub treat_missing_as_empty: bool,
+}
+
+/// A header or pseudo-header by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HeaderKey {
+    /// `:method`
+    Method,
+    /// `:path`
+    Path,
+    /// `:authority`, also `host`
+    Authority,
+    /// `:scheme`
+    Scheme,
+    /// Any other.
+    Name(http::HeaderName),
+}
+
+/// The condition of a [`HeaderMatcher`].
+#[derive(Clone, Debug)]
+pub enum HeaderMatchKind {
+    /// On the value; several values of one name are joined with `,` first.
+    String(StringMatcher),
+    /// The value is a base-10 integer in `[start, end)`.
+    Range { start: i64, end: i64 },
+    /// The header is there (`true`) or not (`false`).
+    Present(bool),
+}
+
+/// `envoy.config.route.v3.QueryParameterMatcher`; the first value of the name counts.
+#[derive(Clone, Debug)]
+pub struct QueryMatcher {
+    /// Parameter name, compared as sent (not decoded).
+    pub name: Arc<str>,
+    /// What must hold.
+    pub kind: QueryMatchKind,
+}
+
+/// The condition of a [`QueryMatcher`].
+#[derive(Clone, Debug)]
+pub enum QueryMatchKind {
+    /// On the value.
+    String(StringMatcher),
+    /// The parameter is there (`true`) or not (`false`).
+    Present(bool),
+}

@@ -1,0 +1,21 @@
+//! The validated, immutable form of the configuration.
+//!
+//! Types here hold meaning, not wire shape: whatever Envoy's messages leave open (wrappers, oneofs,
+//! defaults) is settled when they are built, so that request code never asks again. Converting
+//! from Envoy's messages lives beside each type (`config/<name>/convert.rs` or the lower half of the
+//! file) and uses [`crate::convert`] for paths and errors.
+//!
+//! This is the *config half*: no tokio, no hyper, no I/O, no clock. `--mode validate`, the control
+//! plane's tests and fuzzing share it.
+
+pub mod access_log;
+pub mod bootstrap;
+pub mod cluster;
+pub mod format;
+pub mod header;
+pub mod http_connection_manager;
+pub mod listener;
+pub mod matcher;
+pub mod route;
+pub mod source;
+pub mod tracing;

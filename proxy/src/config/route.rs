@@ -1,0 +1,280 @@
+//! Route configurations (`envoy.config.route.v3`), as written; `router::table` compiles them.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    header::HeaderMutations,
+    matcher::{HeaderKey, HeaderMatcher, QueryMatcher},
+};
+
+/// `envoy.config.route.v3.RouteConfiguration`.
+#[derive(Clone, Debug)]
+pub struct RouteConfiguration {
+    /// The name that RDS and admin know it by.
+    pub name: Arc<str>,
+    /// In order of definition; domains are unique over all of them.
+    pub virtual_hosts: Vec<VirtualHost>,
+    /// Applied to requests.
+    pub request_headers: HeaderMutations,
+    /// Applied to responses.
+    pub response_headers: HeaderMutations,
+    /// Headers removed from external requests.
+    pub internal_only_headers: Vec<http::HeaderName>,
+    /// Evaluate route configuration → virtual host → route instead of the reverse.
+    pub most_specific_header_mutations_wins: bool,
+    /// Every cluster named must exist. Envoy's default: true for inline, false for RDS.
+    pub validate_clusters: bool,
+    /// `host:port` matches a domain without port.
+    pub ignore_port_in_host_matching: bool,
+    /// Limit for direct responses' bodies in bytes (default 4096).
+    pub max_direct_response_body_size_bytes: u32,
+    /// Strip `;params` from each path segment before matching.
+    pub ignore_path_parameters_in_path_matching: bool,
+}
+
+/// `envoy.config.route.v3.VirtualHost`.
+#[derive(Clone, Debug)]
+pub struct VirtualHost {
+    /// For statistics and access logs.
+    pub name: Arc<str>,
+    /// Exact, `*.suffix`, `prefix.*` or `*`; lower-cased.
+    pub domains: Vec<Arc<str>>,
+    /// First match wins.
+    pub routes: Vec<Arc<Route>>,
+    /// Redirect plain-text requests.
+    pub require_tls: TlsRequirement,
+    /// Applied to requests.
+    pub request_headers: HeaderMutations,
+    /// Applied to responses.
+    pub response_headers: HeaderMutations,
+    /// Send `x-envoy-attempt-count` upstream.
+    pub include_request_attempt_count: bool,
+    /// Send `x-envoy-attempt-count` downstream.
+    pub include_attempt_count_in_response: bool,
+}
+
+/// `VirtualHost.TlsRequirementType`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsRequirement {
+    /// No requirement.
+    #[default]
+    None,
+    /// External requests must be TLS.
+    ExternalOnly,
+    /// All requests must be TLS.
+    All,
+}
+
+/// `envoy.config.route.v3.Route`.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// May be empty.
+    pub name: Arc<str>,
+    /// What the request must look like.
+    pub matches: RouteMatch,
+    /// What is done with it.
+    pub action: Action,
+    /// Applied to requests.
+    pub request_headers: HeaderMutations,
+    /// Applied to responses.
+    pub response_headers: HeaderMutations,
+    /// `decorator.operation`: the span's name.
+    pub operation: Option<Arc<str>>,
+    /// Sampling of this route, if overridden.
+    pub tracing: Option<super::tracing::RouteTracing>,
+    /// `stat_prefix`, for route-level statistics.
+    pub stat_prefix: Option<Arc<str>>,
+    /// Object and rule that made this route (`HTTPRoute/shop/reviews rule 1`), from
+    /// `metadata.filter_metadata["outrigger.dev"].origin`; else the route's name; for
+    /// `x-outrigger-reason`.
+    pub origin: Arc<str>,
+}
+
+/// `envoy.config.route.v3.RouteMatch`.
+#[derive(Clone, Debug)]
+pub struct RouteMatch {
+    /// On the path without query.
+    pub path: PathMatch,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
+    /// All must match.
+    pub query_parameters: Vec<QueryMatcher>,
+    /// Only gRPC requests (`content-type: application/grpc…`).
+    pub grpc: bool,
+}
+
+/// `RouteMatch.path_specifier`.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// Begins with (bytes, any boundary).
+    Prefix { value: Arc<str>, case_sensitive: bool },
+    /// Equal.
+    Exact { value: Arc<str>, case_sensitive: bool },
+    /// Equal, or begins with it and `/`.
+    SeparatedPrefix { value: Arc<str>, case_sensitive: bool },
+    /// The whole path matches.
+    Regex(regex::bytes::Regex),
+}
+
+/// `Route.action`.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Send it to a cluster.
+    Forward(Box<Forward>),
+    /// Answer with a redirect.
+    Redirect(Box<Redirect>),
+    /// Answer directly.
+    DirectResponse(DirectResponse),
+}
+
+/// `envoy.config.route.v3.RouteAction`.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Which cluster.
+    pub cluster: ClusterSpecifier,
+    /// Status when that cluster does not exist: 503 (default), 404 or 500.
+    pub cluster_not_found_status: http::StatusCode,
+    /// Path rewrite.
+    pub path_rewrite: Option<PathRewrite>,
+    /// Host rewrite.
+    pub host_rewrite: Option<HostRewrite>,
+    /// Append the original host to `x-forwarded-host` when it is rewritten.
+    pub append_x_forwarded_host: bool,
+    /// Whole response; zero is no limit. Default 15 s.
+    pub timeout: Duration,
+    /// Stream idle timeout, overriding the connection manager's; zero switches it off.
+    pub idle_timeout: Option<Duration>,
+    /// `max_stream_duration.max_stream_duration`.
+    pub max_stream_duration: Option<Duration>,
+    /// `grpc-timeout` header handling (`max_stream_duration.grpc_timeout_header_max`): `Some(0)` uses
+    /// the header as it is, another value caps it.
+    pub grpc_timeout_header_max: Option<Duration>,
+    /// Subtracted from the `grpc-timeout` header's value.
+    pub grpc_timeout_header_offset: Option<Duration>,
+    /// Which circuit-breaker thresholds count.
+    pub priority: Priority,
+}
+
+/// `envoy.config.core.v3.RoutingPriority`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// The default.
+    #[default]
+    Default,
+    /// High.
+    High,
+}
+
+/// `RouteAction.cluster_specifier`.
+#[derive(Clone, Debug)]
+pub enum ClusterSpecifier {
+    /// One cluster.
+    Cluster(Arc<str>),
+    /// The value of a request header.
+    Header(HeaderKey),
+    /// A weighted choice.
+    Weighted(WeightedClusters),
+}
+
+/// `envoy.config.route.v3.WeightedCluster`.
+#[derive(Clone, Debug)]
+pub struct WeightedClusters {
+    /// In order of definition.
+    pub clusters: Vec<WeightedCluster>,
+    /// The sum of weights, at least 1.
+    pub total: u32,
+}
+
+/// `WeightedCluster.ClusterWeight`.
+#[derive(Clone, Debug)]
+pub struct WeightedCluster {
+    /// The cluster's name, or the header that has it.
+    pub cluster: ClusterName,
+    /// Share of the total; zero is never chosen.
+    pub weight: u32,
+    /// Applied to requests, before the route's.
+    pub request_headers: HeaderMutations,
+    /// Applied to responses, before the route's.
+    pub response_headers: HeaderMutations,
+    /// `host_rewrite_literal`.
+    pub host_rewrite: Option<http::HeaderValue>,
+}
+
+/// How a weighted cluster is named.
+#[derive(Clone, Debug)]
+pub enum ClusterName {
+    /// By name.
+    Name(Arc<str>),
+    /// By a request header.
+    Header(HeaderKey),
+}
+
+/// Path rewrites of a [`Forward`].
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// Replaces the matched prefix (or whole path).
+    Prefix(Arc<str>),
+    /// Replaces every match in the path (without query).
+    Regex { pattern: regex::bytes::Regex, substitution: Bytes },
+}
+
+/// `RouteAction.host_rewrite_specifier`.
+#[derive(Clone, Debug)]
+pub enum HostRewrite {
+    /// This value.
+    Literal(http::HeaderValue),
+    /// The chosen upstream host's name (STRICT_DNS, LOGICAL_DNS).
+    Auto,
+    /// Another header's value.
+    Header(http::HeaderName),
+    /// By regex over the path.
+    PathRegex { pattern: regex::bytes::Regex, substitution: Bytes },
+}
+
+/// `envoy.config.route.v3.RedirectAction`.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    /// New scheme.
+    pub scheme: Option<SchemeRedirect>,
+    /// New host.
+    pub host: Option<Arc<str>>,
+    /// New port; zero or none keeps it.
+    pub port: Option<u16>,
+    /// New path.
+    pub path: Option<PathRedirect>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: http::StatusCode,
+    /// Drop the query.
+    pub strip_query: bool,
+}
+
+/// `RedirectAction.scheme_rewrite_specifier`.
+#[derive(Clone, Debug)]
+pub enum SchemeRedirect {
+    /// To https.
+    Https,
+    /// To this scheme.
+    Scheme(Arc<str>),
+}
+
+/// `RedirectAction.path_rewrite_specifier`.
+#[derive(Clone, Debug)]
+pub enum PathRedirect {
+    /// The whole path; a `?` in it replaces the query too.
+    Path(Arc<str>),
+    /// Replaces the matched prefix.
+    Prefix(Arc<str>),
+    /// By regex.
+    Regex { pattern: regex::bytes::Regex, substitution: Bytes },
+}
+
+/// `envoy.config.route.v3.DirectResponseAction`.
+#[derive(Clone, Debug)]
+pub struct DirectResponse {
+    /// 200–599.
+    pub status: http::StatusCode,
+    /// May be empty.
+    pub body: Bytes,
+}
