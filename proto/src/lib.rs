@@ -1,1 +1,31 @@
-//! Envoy's API types, Outrigger's own messages, and JSON/YAML with field paths.
+//! Envoy's API types, and messages read from JSON or YAML text with exact field paths.
+//!
+//! This crate owns the shape of the configuration and nothing of its meaning:
+//!
+//! * [`envoy`], [`google`] and [`xds`] re-export the generated types and gRPC services of the
+//!   xDS API;
+//! * [`parse_yaml`] and [`message_from_value`] turn text into a message and find every error of
+//!   one text in one run; [`value_from_message`] and [`any_to_value`] go the other way;
+//! * [`validate()`] checks the protoc-gen-validate rules that Envoy enforces, on wire bytes, so the
+//!   xDS path needs no descriptor pool; [`decode_any`] and [`decode_resource`] combine it with a
+//!   typed decode.
+//!
+//! Which extension types can be named in a `typed_config` is listed in `extensions.rs`.
+//!
+//! Messages of our own belong in `proto/outrigger/`, compiled in `build.rs` by a compiler that is
+//! itself Rust (such as `protox`), so that building never needs `protoc`. There are none yet.
+
+/// Envoy's API, as `envoy::config::listener::v3::Listener` and so on.
+pub mod envoy {
+    pub use envoy_types::pb::envoy::*;
+}
+
+/// Google's well-known types: `google::protobuf::{Any, Duration, Struct, …}` and `google::rpc`.
+pub mod google {
+    pub use envoy_types::pb::google::{protobuf, rpc};
+}
+
+/// The xDS working group's types that Envoy's API refers to (matchers, resource locators).
+pub mod xds {
+    pub use envoy_types::pb::xds::*;
+}
