@@ -1,1 +1,26 @@
-//! The kit of the whole-system tests.
+//! The kit of the whole-system tests: scriptable upstreams and clients, runners for real proxies,
+//! a fake xDS server, and the two suites built on them (`parity` beside Envoy, `bad` input).
+//!
+//! Nothing here links the product: every suite drives the binaries that users run.
+
+pub mod ads;
+pub mod bad;
+pub mod client;
+pub mod parity;
+pub mod process;
+pub mod proxy;
+pub mod resources;
+pub mod upstream;
+pub mod wait;
+
+/// Starts a runtime on the calling thread and runs a test to its end.
+///
+/// One thread, because a child process dies with the thread that started it
+/// (see [`process::Process`]).
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime needs only memory and an epoll descriptor")
+        .block_on(future)
+}
