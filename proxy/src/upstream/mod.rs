@@ -1,1 +1,14 @@
-//! (being written)
+//! Clusters at run time: hosts, load balancing, circuit breakers, connection pools.
+//!
+//! Clusters, hosts and circuit-breaker counts are shared by all workers through atomics and
+//! immutable sets; pools and the state of load balancers belong to one worker.
+
+mod circuit;
+mod cluster;
+mod host;
+mod stats;
+
+pub use circuit::{Circuit, Resource, Resources};
+pub use cluster::Cluster;
+pub use host::{Candidates, Chosen, Health, Host, HostSet, HostSpec, HostStats};
+pub use stats::ClusterStats;

@@ -1,0 +1,191 @@
+//! Circuit breakers: counts shared by all workers against the thresholds of each priority.
+//!
+//! Counts belong to a cluster's name: a changed cluster takes them over with new thresholds, so that
+//! what is in flight stays counted. Who counts holds a guard of `upstream::guard`, never a bare count.
+
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Relaxed},
+};
+
+use crate::{
+    config::{
+        cluster::{CircuitBreakers, Thresholds},
+        route::Priority,
+    },
+    telemetry::stats::{Gauge, Scope},
+};
+
+/// The circuit breakers of one cluster.
+#[derive(Debug)]
+pub struct Circuit {
+    default: Resources,
+    high: Resources,
+}
+
+/// The limits of one priority.
+#[derive(Debug)]
+pub struct Resources {
+    /// `max_connections`.
+    pub connections: Resource,
+    /// `max_pending_requests`.
+    pub pending: Resource,
+    /// `max_requests`.
+    pub requests: Resource,
+    /// `max_retries`.
+    pub retries: Resource,
+}
+
+/// One count with its threshold.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Resource {
+    current: AtomicU64,
+    max: AtomicU32,
+    is_open: AtomicBool,
+    open: Gauge,
+    remaining: Option<Gauge>,
+}
+
+impl Circuit {
+    /// Breakers that count from zero.
+    #[must_use]
+    pub fn new(config: &CircuitBreakers, scope: &Scope) -> Self {
+        let scope = scope.scope("circuit_breakers.");
+        Self {
+            default: Resources::new(&config.default, &scope.scope("default.")),
+            high: Resources::new(&config.high, &scope.scope("high.")),
+        }
+    }
+
+    /// Takes over changed thresholds.
+    pub fn update(&self, config: &CircuitBreakers) {
+        self.default.update(&config.default);
+        self.high.update(&config.high);
+    }
+
+    /// The limits that count for a request.
+    #[must_use]
+    pub fn of(&self, priority: Priority) -> &Resources {
+        match priority {
+            Priority::Default => &self.default,
+            Priority::High => &self.high,
+        }
+    }
+}
+
+impl Resources {
+    fn new(thresholds: &Thresholds, scope: &Scope) -> Self {
+        let remaining = |name| thresholds.track_remaining.then(|| scope.gauge(name));
+        Self {
+            connections: Resource::new(
+                thresholds.max_connections,
+                scope.gauge("cx_open"),
+                remaining("remaining_cx"),
+            ),
+            pending: Resource::new(
+                thresholds.max_pending_requests,
+                scope.gauge("rq_pending_open"),
+                remaining("remaining_pending"),
+            ),
+            requests: Resource::new(
+                thresholds.max_requests,
+                scope.gauge("rq_open"),
+                remaining("remaining_rq"),
+            ),
+            retries: Resource::new(
+                thresholds.max_retries,
+                scope.gauge("rq_retry_open"),
+                remaining("remaining_retries"),
+            ),
+        }
+    }
+
+    fn update(&self, thresholds: &Thresholds) {
+        self.connections.update(thresholds.max_connections);
+        self.pending.update(thresholds.max_pending_requests);
+        self.requests.update(thresholds.max_requests);
+        self.retries.update(thresholds.max_retries);
+    }
+}
+
+impl Resource {
+    fn new(max: u32, open: Gauge, remaining: Option<Gauge>) -> Self {
+        let resource = Self {
+            current: AtomicU64::new(0),
+            max: AtomicU32::new(max),
+            is_open: AtomicBool::new(false),
+            open,
+            remaining,
+        };
+        if let Some(remaining) = &resource.remaining {
+            remaining.add(i64::from(max));
+        }
+        resource.note(0);
+        resource
+    }
+
+    fn update(&self, max: u32) {
+        let before = self.max.swap(max, Relaxed);
+        if let Some(remaining) = &self.remaining {
+            remaining.add(i64::from(max) - i64::from(before));
+        }
+        self.note(self.current.load(Relaxed));
+    }
+
+    /// Whether one more is within the threshold.
+    #[must_use]
+    pub fn can_create(&self) -> bool {
+        self.current.load(Relaxed) < u64::from(self.max.load(Relaxed))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn current(&self) -> u64 {
+        self.current.load(Relaxed)
+    }
+
+    /// The threshold.
+    #[must_use]
+    pub fn max(&self) -> u32 {
+        self.max.load(Relaxed)
+    }
+
+    /// Counts one, whatever the threshold.
+    pub(super) fn acquire(&self) {
+        let now = self.current.fetch_add(1, Relaxed) + 1;
+        if let Some(remaining) = &self.remaining {
+            remaining.dec();
+        }
+        self.note(now);
+    }
+
+    /// Counts one if it is within the threshold.
+    pub(super) fn try_acquire(&self) -> bool {
+        let within = self.can_create();
+        if within {
+            self.acquire();
+        }
+        within
+    }
+
+    /// Counts one less.
+    pub(super) fn release(&self) {
+        let now = self.current.fetch_sub(1, Relaxed) - 1;
+        if let Some(remaining) = &self.remaining {
+            remaining.inc();
+        }
+        self.note(now);
+    }
+
+    fn note(&self, current: u64) {
+        let open = current >= u64::from(self.max.load(Relaxed));
+        if self.is_open.load(Relaxed) != open && self.is_open.swap(open, AcqRel) != open {
+            if open {
+                self.open.inc();
+            } else {
+                self.open.dec();
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A cluster at run time: its configuration with hosts, counts and statistics.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{
+    circuit::Circuit,
+    host::{Host, HostSet, HostSpec},
+    stats::ClusterStats,
+};
+use crate::{
+    config::{
+        self,
+        cluster::{Discovery, EndpointAddress, LoadAssignment, UpstreamProtocol},
+    },
+    telemetry::stats::Registry,
+};
+
+/// One cluster; shared by all workers and by snapshots.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Unique in this process; a changed cluster gets a new one.
+    pub id: u64,
+    /// What it was built from.
+    pub config: Arc<config::cluster::Cluster>,
+    /// The hosts of now.
+    pub hosts: ArcSwap<HostSet>,
+    /// `cluster.<name>.…`
+    pub stats: ClusterStats,
+    /// Circuit breakers; shared with earlier and later versions of this cluster.
+    pub circuit: Arc<Circuit>,
+    initialized: watch::Sender<bool>,
+}
+
+impl Cluster {
+    /// Builds a cluster. Hosts of `previous` whose address stays keep their identity, unless what is
+    /// spoken to them changed; its circuit-breaker counts are taken over.
+    ///
+    /// A STATIC cluster has its hosts at once; others wait for [`Self::update_hosts`] (EDS) or DNS,
+    /// but serve from the previous version's hosts meanwhile where those are of the same kind.
+    #[must_use]
+    pub fn new(
+        config: Arc<config::cluster::Cluster>,
+        registry: &Registry,
+        previous: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let scope = registry.scope("cluster").scope(&config.stat_name);
+        let circuit = match previous {
+            Some(previous) => {
+                previous.circuit.update(&config.circuit_breakers);
+                Arc::clone(&previous.circuit)
+            }
+            None => Arc::new(Circuit::new(&config.circuit_breakers, &scope)),
+        };
+        let reusable = previous.filter(|previous| same_connections(&previous.config, &config));
+        let hosts = reusable.map_or_else(Default::default, |previous| previous.hosts.load_full());
+        let cluster = Arc::new(Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            hosts: ArcSwap::new(hosts),
+            stats: ClusterStats::new(scope),
+            circuit,
+            initialized: watch::Sender::new(false),
+            config,
+        });
+        if let Discovery::Static(assignment) = &cluster.config.discovery {
+            cluster.update_hosts(assignment);
+        }
+        cluster
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.config.name
+    }
+
+    /// Whether the first hosts (even none) are known.
+    #[must_use]
+    pub fn initialized(&self) -> bool {
+        *self.initialized.borrow()
+    }
+
+    /// Ends when [`Self::initialized`] holds.
+    pub async fn wait_initialized(&self) {
+        let mut receiver = self.initialized.subscribe();
+        // The sender lives in `self`: waiting cannot fail.
+        let _closed = receiver.wait_for(|initialized| *initialized).await;
+    }
+
+    /// Counts the cluster as initialised although no hosts came (initial fetch timeout).
+    pub fn give_up_waiting(&self) {
+        self.initialized.send_replace(true);
+    }
+
+    /// Takes over an assignment (EDS, or the configuration's own). Addresses that are names are left
+    /// out: DNS resolves those. Only called on the main thread.
+    pub fn update_hosts(&self, assignment: &LoadAssignment) {
+        self.set_hosts(&specs(assignment, |_, _| Vec::new()), assignment.overprovisioning_factor);
+    }
+
+    /// Makes the hosts those of `specs`. Only called on the main thread.
+    pub(super) fn set_hosts(&self, specs: &[HostSpec], overprovisioning_factor: u32) {
+        let before = self.hosts.load_full();
+        let mut known: HashMap<SocketAddr, Vec<&Arc<Host>>> = HashMap::new();
+        for host in &before.hosts {
+            known.entry(host.address).or_default().push(host);
+        }
+        let mut changed = false;
+        let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(specs.len());
+        let mut seen = std::collections::HashSet::new();
+        for spec in specs {
+            // The first definition of an address in a priority counts, as in Envoy.
+            if !seen.insert((spec.address, spec.priority)) {
+                continue;
+            }
+            let candidates = known.entry(spec.address).or_default();
+            match candidates.iter().position(|host| host.is(spec)) {
+                Some(position) => {
+                    let host = candidates.swap_remove(position);
+                    changed |= host.update(spec);
+                    hosts.push(Arc::clone(host));
+                }
+                None => {
+                    changed = true;
+                    hosts.push(Arc::new(Host::new(spec)));
+                }
+            }
+        }
+        let gone: Vec<&Arc<Host>> = known.into_values().flatten().collect();
+        changed |= !gone.is_empty() || !self.initialized();
+        if changed {
+            let next = HostSet::new(
+                before.generation + 1,
+                hosts,
+                overprovisioning_factor,
+                self.config.healthy_panic_threshold,
+            );
+            self.note_membership(&next);
+            self.stats.membership_change.inc();
+            self.hosts.store(Arc::new(next));
+        } else {
+            self.stats.update_no_rebuild.inc();
+        }
+        for host in gone {
+            host.remove();
+        }
+        self.initialized.send_replace(true);
+    }
+
+    fn note_membership(&self, set: &HostSet) {
+        let stats = &self.stats;
+        let weight = set.hosts.iter().map(|host| host.weight()).max().unwrap_or(0);
+        stats.membership_total.set(set.hosts.len() as u64);
+        stats.membership_healthy.set(set.healthy() as u64);
+        stats.membership_degraded.set(set.degraded() as u64);
+        stats.max_host_weight.set(u64::from(weight));
+    }
+}
+
+/// Flattens an assignment; `resolve` gives the addresses of a name.
+pub(super) fn specs(
+    assignment: &LoadAssignment,
+    resolve: impl Fn(&Arc<str>, u16) -> Vec<SocketAddr>,
+) -> Vec<HostSpec> {
+    let mut specs = Vec::new();
+    for locality in &assignment.localities {
+        for endpoint in &locality.endpoints {
+            let (addresses, hostname) = match &endpoint.address {
+                EndpointAddress::Socket(address) => {
+                    (vec![*address], Arc::clone(&endpoint.hostname))
+                }
+                EndpointAddress::Name { host, port } => {
+                    let hostname = match endpoint.hostname.is_empty() {
+                        true => Arc::clone(host),
+                        false => Arc::clone(&endpoint.hostname),
+                    };
+                    (resolve(host, *port), hostname)
+                }
+            };
+            specs.extend(addresses.into_iter().map(|address| HostSpec {
+                address,
+                hostname: Arc::clone(&hostname),
+                locality: locality.locality.clone(),
+                priority: locality.priority,
+                weight: endpoint.weight,
+                health: endpoint.health,
+            }));
+        }
+    }
+    specs
+}
+
+/// Whether connections made for `a` can serve `b`.
+fn same_connections(a: &config::cluster::Cluster, b: &config::cluster::Cluster) -> bool {
+    let same_protocol = match (&a.protocol, &b.protocol) {
+        (UpstreamProtocol::Http1(a), UpstreamProtocol::Http1(b)) => a == b,
+        (UpstreamProtocol::Http2(a), UpstreamProtocol::Http2(b)) => a == b,
+        (
+            UpstreamProtocol::Downstream { http1: a1, http2: a2 },
+            UpstreamProtocol::Downstream { http1: b1, http2: b2 },
+        ) => a1 == b1 && a2 == b2,
+        _ => false,
+    };
+    let same_discovery = match (&a.discovery, &b.discovery) {
+        (Discovery::Static(_), Discovery::Static(_))
+        | (Discovery::StrictDns(_), Discovery::StrictDns(_)) => true,
+        (Discovery::Eds { service_name: a, .. }, Discovery::Eds { service_name: b, .. }) => a == b,
+        _ => false,
+    };
+    same_protocol
+        && same_discovery
+        && a.tcp_keepalive == b.tcp_keepalive
+        && a.max_requests_per_connection == b.max_requests_per_connection
+        && a.max_connection_duration == b.max_connection_duration
+        && a.per_connection_buffer_limit_bytes == b.per_connection_buffer_limit_bytes
+}

@@ -1,0 +1,487 @@
+//! Hosts of a cluster, and the sets that load balancers pick from.
+//!
+//! A [`Host`] keeps its identity over updates as long as its address stays, so that pools and
+//! counters live on. A [`HostSet`] is immutable: an update makes the next one.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use http::HeaderValue;
+
+use crate::config::cluster::{HealthStatus, Locality};
+
+/// One address that requests can go to.
+#[derive(Debug)]
+pub struct Host {
+    /// Unique in this process; pools are keyed by it.
+    pub id: u64,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// For `host_rewrite: auto`; empty when there is none.
+    pub hostname: Arc<str>,
+    /// The same as a header value.
+    pub authority: Option<HeaderValue>,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Counters and gauges, as `/clusters` shows them.
+    pub stats: HostStats,
+    priority: AtomicU32,
+    weight: AtomicU32,
+    health: AtomicU8,
+    removed: AtomicBool,
+}
+
+/// Per-host statistics.
+#[derive(Debug, Default)]
+pub struct HostStats {
+    /// Connections made.
+    pub cx_total: AtomicU64,
+    /// Connections open.
+    pub cx_active: AtomicU64,
+    /// Failed connection attempts.
+    pub cx_connect_fail: AtomicU64,
+    /// Requests sent.
+    pub rq_total: AtomicU64,
+    /// Requests in flight.
+    pub rq_active: AtomicU64,
+    /// Answers other than 5xx.
+    pub rq_success: AtomicU64,
+    /// 5xx answers, resets and failures to connect.
+    pub rq_error: AtomicU64,
+    /// Requests that timed out.
+    pub rq_timeout: AtomicU64,
+}
+
+/// What a [`Host`] is made from.
+#[derive(Clone, Debug)]
+pub struct HostSpec {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its name.
+    pub hostname: Arc<str>,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Priority level.
+    pub priority: u32,
+    /// At least 1.
+    pub weight: u32,
+    /// As the source says.
+    pub health: HealthStatus,
+}
+
+impl Host {
+    /// A new host with an id of its own.
+    #[must_use]
+    pub fn new(spec: &HostSpec) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            address: spec.address,
+            authority: (!spec.hostname.is_empty())
+                .then(|| HeaderValue::from_str(&spec.hostname).ok())
+                .flatten(),
+            hostname: Arc::clone(&spec.hostname),
+            locality: spec.locality.clone(),
+            stats: HostStats::default(),
+            priority: AtomicU32::new(spec.priority),
+            weight: AtomicU32::new(spec.weight.max(1)),
+            health: AtomicU8::new(encode(spec.health)),
+            removed: AtomicBool::new(false),
+        }
+    }
+
+    /// Its share of the requests, relative to others.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Relaxed)
+    }
+
+    /// Its priority level.
+    #[must_use]
+    pub fn priority(&self) -> u32 {
+        self.priority.load(Relaxed)
+    }
+
+    /// Its health, as the source says.
+    #[must_use]
+    pub fn health(&self) -> HealthStatus {
+        decode(self.health.load(Relaxed))
+    }
+
+    /// Whether it left its cluster: its connections close once they are idle.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Relaxed)
+    }
+
+    /// Whether this host can stand for `spec` (its mutable parts aside).
+    pub(super) fn is(&self, spec: &HostSpec) -> bool {
+        self.address == spec.address
+            && self.hostname == spec.hostname
+            && self.locality == spec.locality
+    }
+
+    /// Takes over the mutable parts of `spec`; whether any of them changed.
+    pub(super) fn update(&self, spec: &HostSpec) -> bool {
+        let weight = spec.weight.max(1);
+        let health = encode(spec.health);
+        self.removed.store(false, Relaxed);
+        let mut changed = self.weight.swap(weight, Relaxed) != weight;
+        changed |= self.health.swap(health, Relaxed) != health;
+        changed |= self.priority.swap(spec.priority, Relaxed) != spec.priority;
+        changed
+    }
+
+    pub(super) fn remove(&self) {
+        self.removed.store(true, Relaxed);
+    }
+}
+
+/// Health as load balancing sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Takes requests.
+    Healthy,
+    /// Takes requests when healthy hosts are too few.
+    Degraded,
+    /// Takes requests in panic only.
+    Unhealthy,
+}
+
+impl From<HealthStatus> for Health {
+    fn from(status: HealthStatus) -> Self {
+        match status {
+            HealthStatus::Unknown | HealthStatus::Healthy => Self::Healthy,
+            HealthStatus::Degraded => Self::Degraded,
+            HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => {
+                Self::Unhealthy
+            }
+        }
+    }
+}
+
+fn encode(health: HealthStatus) -> u8 {
+    match health {
+        HealthStatus::Unknown => 0,
+        HealthStatus::Healthy => 1,
+        HealthStatus::Unhealthy => 2,
+        HealthStatus::Draining => 3,
+        HealthStatus::Timeout => 4,
+        HealthStatus::Degraded => 5,
+    }
+}
+
+fn decode(code: u8) -> HealthStatus {
+    match code {
+        1 => HealthStatus::Healthy,
+        2 => HealthStatus::Unhealthy,
+        3 => HealthStatus::Draining,
+        4 => HealthStatus::Timeout,
+        5 => HealthStatus::Degraded,
+        _ => HealthStatus::Unknown,
+    }
+}
+
+/// All hosts of a cluster at one time, sorted out by priority and health.
+#[derive(Debug, Default)]
+pub struct HostSet {
+    /// Grows with every update of the cluster; workers notice a change by it.
+    pub generation: u64,
+    /// Every host, in order of definition.
+    pub hosts: Vec<Arc<Host>>,
+    /// Candidates by priority; the index is the level.
+    levels: Vec<Level>,
+    /// Cumulated percent of requests for (level, healthy) and then (level, degraded).
+    shares: Vec<Share>,
+}
+
+/// Hosts that one pick chooses from, and the weights they had when the set was made.
+#[derive(Debug, Default)]
+pub struct Candidates {
+    /// The hosts.
+    pub hosts: Vec<Arc<Host>>,
+    /// Their weights; empty when all are equal.
+    pub weights: Vec<u32>,
+    /// Sum of the weights.
+    pub total_weight: u64,
+}
+
+#[derive(Debug, Default)]
+struct Level {
+    all: Candidates,
+    healthy: Candidates,
+    degraded: Candidates,
+    panic: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    up_to: u32,
+    level: usize,
+    degraded: bool,
+}
+
+/// The result of choosing a level.
+#[derive(Debug)]
+pub struct Chosen<'a> {
+    /// Number of this list within the set, for the state that a worker keeps for it.
+    pub list: usize,
+    /// Where to pick from; not empty.
+    pub candidates: &'a Candidates,
+    /// Chosen in panic.
+    pub panic: bool,
+}
+
+impl Candidates {
+    fn new(hosts: Vec<Arc<Host>>) -> Self {
+        let mut weights: Vec<u32> = hosts.iter().map(|host| host.weight()).collect();
+        let total_weight = weights.iter().map(|weight| u64::from(*weight)).sum();
+        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+            weights = Vec::new();
+        }
+        Self {
+            hosts,
+            weights,
+            total_weight,
+        }
+    }
+}
+
+impl HostSet {
+    /// Sorts `hosts` out.
+    #[must_use]
+    pub fn new(
+        generation: u64,
+        hosts: Vec<Arc<Host>>,
+        overprovisioning_factor: u32,
+        panic_threshold: f64,
+    ) -> Self {
+        let highest = hosts.iter().map(|host| host.priority()).max();
+        let mut levels: Vec<Level> = Vec::new();
+        for priority in 0..=highest.unwrap_or(0) {
+            let of = |wanted: Option<Health>| {
+                let matching = hosts.iter().filter(|host| {
+                    host.priority() == priority
+                        && wanted.is_none_or(|wanted| Health::from(host.health()) == wanted)
+                });
+                Candidates::new(matching.cloned().collect())
+            };
+            levels.push(Level {
+                all: of(None),
+                healthy: of(Some(Health::Healthy)),
+                degraded: of(Some(Health::Degraded)),
+                panic: false,
+            });
+        }
+        let shares = distribute(&mut levels, overprovisioning_factor, panic_threshold);
+        Self {
+            generation,
+            hosts,
+            levels,
+            shares,
+        }
+    }
+
+    /// Hosts that count as healthy.
+    #[must_use]
+    pub fn healthy(&self) -> usize {
+        self.levels.iter().map(|level| level.healthy.hosts.len()).sum()
+    }
+
+    /// Hosts that count as degraded.
+    #[must_use]
+    pub fn degraded(&self) -> usize {
+        self.levels.iter().map(|level| level.degraded.hosts.len()).sum()
+    }
+
+    /// The list to pick from, for a random number in `0..100`.
+    #[must_use]
+    pub fn choose(&self, random: u32) -> Option<Chosen<'_>> {
+        let share = self.shares.iter().find(|share| random < share.up_to)?;
+        let level = self.levels.get(share.level)?;
+        let (offset, candidates) = match (level.panic, share.degraded) {
+            (true, _) => (0, &level.all),
+            (false, false) => (1, &level.healthy),
+            (false, true) => (2, &level.degraded),
+        };
+        (!candidates.hosts.is_empty()).then_some(Chosen {
+            list: share.level * 3 + offset,
+            candidates,
+            panic: level.panic,
+        })
+    }
+}
+
+/// Envoy's priority load: each level takes what its health allows, healthy hosts of all levels first,
+/// then degraded ones; levels whose health is below the panic threshold use all their hosts once
+/// the levels together cannot take everything.
+fn distribute(levels: &mut [Level], factor: u32, panic_threshold: f64) -> Vec<Share> {
+    let percent = |part: usize, all: usize| -> u32 {
+        if all == 0 {
+            return 0;
+        }
+        let value = part as u64 * u64::from(factor) / all as u64;
+        u32::try_from(value.min(100)).unwrap_or(100)
+    };
+    let available: Vec<(u32, u32)> = levels
+        .iter()
+        .map(|level| {
+            let all = level.all.hosts.len();
+            (
+                percent(level.healthy.hosts.len(), all),
+                percent(level.degraded.hosts.len(), all),
+            )
+        })
+        .collect();
+    let total: u32 = available
+        .iter()
+        .map(|(healthy, degraded)| healthy + degraded)
+        .sum::<u32>()
+        .min(100);
+
+    if total < 100 {
+        for level in levels.iter_mut() {
+            let all = level.all.hosts.len();
+            let healthy = level.healthy.hosts.len() + level.degraded.hosts.len();
+            level.panic = all > 0 && (healthy as f64) * 100.0 / (all as f64) < panic_threshold;
+        }
+    }
+    // With nothing healthy anywhere the whole load goes to the panicking levels by their size.
+    if total == 0 {
+        let all: usize = levels
+            .iter()
+            .filter(|level| level.panic)
+            .map(|level| level.all.hosts.len())
+            .sum();
+        let mut shares = Vec::new();
+        let mut seen = 0;
+        for (index, level) in levels.iter().enumerate().filter(|(_, level)| level.panic) {
+            seen += level.all.hosts.len();
+            shares.push(Share {
+                up_to: u32::try_from(seen * 100 / all.max(1)).unwrap_or(100),
+                level: index,
+                degraded: false,
+            });
+        }
+        return shares;
+    }
+
+    let mut shares: Vec<Share> = Vec::new();
+    let mut used = 0;
+    let lists = available
+        .iter()
+        .enumerate()
+        .map(|(index, (healthy, _))| (index, false, *healthy))
+        .chain(
+            available
+                .iter()
+                .enumerate()
+                .map(|(index, (_, degraded))| (index, true, *degraded)),
+        );
+    for (level, degraded, load) in lists {
+        let share = (load * 100 / total).min(100 - used);
+        if share > 0 {
+            used += share;
+            shares.push(Share {
+                up_to: used,
+                level,
+                degraded,
+            });
+        }
+    }
+    // Rounding leaves a few percent: they go to the first list.
+    let rest = 100 - used;
+    for share in &mut shares {
+        share.up_to += rest;
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(spec: &[(u32, HealthStatus)]) -> Vec<Arc<Host>> {
+        spec.iter()
+            .enumerate()
+            .map(|(index, (priority, health))| {
+                Arc::new(Host::new(&HostSpec {
+                    address: SocketAddr::from(([10, 0, 0, index as u8], 80)),
+                    hostname: Arc::from(""),
+                    locality: Locality::default(),
+                    priority: *priority,
+                    weight: 1,
+                    health: *health,
+                }))
+            })
+            .collect()
+    }
+
+    fn load(set: &HostSet) -> Vec<(usize, u32)> {
+        let mut lists = std::collections::BTreeMap::new();
+        for random in 0..100 {
+            if let Some(chosen) = set.choose(random) {
+                *lists.entry(chosen.list).or_insert(0) += 1;
+            }
+        }
+        lists.into_iter().collect()
+    }
+
+    use HealthStatus::{Degraded, Healthy, Unhealthy};
+
+    #[test]
+    fn all_load_on_the_first_level_while_it_is_healthy_enough() {
+        // 3 of 4 healthy: 75 % × 1.4 ≥ 100 %.
+        let set = HostSet::new(
+            1,
+            hosts(&[(0, Healthy), (0, Healthy), (0, Healthy), (0, Unhealthy), (1, Healthy)]),
+            140,
+            50.0,
+        );
+        assert_eq!(load(&set), [(1, 100)]);
+    }
+
+    #[test]
+    fn load_spills_to_the_next_level() {
+        // 1 of 2 healthy: 70 %, the rest to level 1.
+        let set = HostSet::new(
+            1,
+            hosts(&[(0, Healthy), (0, Unhealthy), (1, Healthy)]),
+            140,
+            50.0,
+        );
+        assert_eq!(load(&set), [(1, 70), (4, 30)]);
+    }
+
+    #[test]
+    fn degraded_hosts_take_the_rest() {
+        let set = HostSet::new(1, hosts(&[(0, Healthy), (0, Degraded)]), 140, 50.0);
+        assert_eq!(load(&set), [(1, 70), (2, 30)]);
+    }
+
+    #[test]
+    fn panic_uses_all_hosts() {
+        let set = HostSet::new(
+            1,
+            hosts(&[(0, Healthy), (0, Unhealthy), (0, Unhealthy), (0, Unhealthy)]),
+            140,
+            50.0,
+        );
+        assert_eq!(load(&set), [(0, 100)]);
+        assert!(set.choose(0).unwrap().panic);
+        let none = HostSet::new(1, hosts(&[(0, Unhealthy), (0, Unhealthy)]), 140, 50.0);
+        assert_eq!(load(&none), [(0, 100)]);
+        let no_panic = HostSet::new(1, hosts(&[(0, Unhealthy)]), 140, 0.0);
+        assert!(no_panic.choose(0).is_none());
+    }
+
+    #[test]
+    fn an_empty_set_offers_nothing() {
+        assert!(HostSet::new(1, Vec::new(), 140, 50.0).choose(50).is_none());
+    }
+}
