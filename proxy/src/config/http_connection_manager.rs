@@ -204,7 +204,7 @@ pub enum HeaderCase {
 }
 
 /// `envoy.config.core.v3.Http2ProtocolOptions`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Http2Options {
     /// Default 4096.
     pub hpack_table_size: u32,
@@ -237,7 +237,7 @@ impl Default for Http2Options {
 }
 
 /// `envoy.config.core.v3.KeepaliveSettings`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Http2Keepalive {
     /// Between PINGs; none sends only on idle resumption.
     pub interval: Option<Duration>,

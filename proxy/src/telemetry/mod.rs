@@ -1,1 +1,6 @@
-//! (being written)
+//! What the proxy tells about itself: statistics, the record of each stream, access logs and spans.
+
+pub mod flags;
+pub mod span;
+pub mod stats;
+pub mod stream_info;

@@ -1,0 +1,156 @@
+//! The record of one stream: everything that access logs, spans and header formats may ask.
+//!
+//! A stream owns its [`StreamInfo`], fills it in on the way, and hands it to the loggers once, when
+//! the last byte is sent or the stream is reset.
+
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{HeaderValue, StatusCode, Version};
+
+use crate::{config, upstream};
+
+pub use super::flags::ResponseFlags;
+
+/// One downstream connection; shared by its streams.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// Unique in this process.
+    pub id: u64,
+    /// The peer, as the socket says.
+    pub remote: SocketAddr,
+    /// The address that was connected to.
+    pub local: SocketAddr,
+    /// The listener that accepted it.
+    pub listener: Arc<config::listener::Listener>,
+    /// When it was accepted.
+    pub start: Instant,
+}
+
+/// One request and its response.
+#[derive(Debug)]
+pub struct StreamInfo {
+    /// The connection it came on.
+    pub connection: Rc<ConnectionInfo>,
+    /// Unique in this process; `%STREAM_ID%` without a request id.
+    pub start: Instant,
+    /// The same moment by the wall clock.
+    pub start_time: SystemTime,
+    /// What the downstream speaks.
+    pub protocol: Version,
+    /// The client's address, after `x-forwarded-for` was taken into account.
+    pub downstream_remote: SocketAddr,
+    /// The chosen route.
+    pub route: Option<Arc<config::route::Route>>,
+    /// Name of the virtual host of the route.
+    pub virtual_host: Option<Arc<str>>,
+    /// Name of the route configuration.
+    pub route_table: Option<Arc<str>>,
+    /// What happened on the other side.
+    pub upstream: UpstreamInfo,
+    /// Why something went wrong.
+    pub flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Option<Cow<'static, str>>,
+    /// `%CONNECTION_TERMINATION_DETAILS%`.
+    pub termination_details: Option<Cow<'static, str>>,
+    /// `%OUTRIGGER_REASON%`: object, rule and limit of a local reply.
+    pub reason: Option<Box<str>>,
+    /// The status sent downstream.
+    pub response_code: Option<StatusCode>,
+    /// The value of `x-request-id`.
+    pub request_id: Option<HeaderValue>,
+    /// Body bytes received from the client. Shared with the body on its way upstream.
+    pub bytes_received: Rc<Cell<u64>>,
+    /// Body bytes sent to the client.
+    pub bytes_sent: Cell<u64>,
+    /// Moments on the client's side.
+    pub downstream: DownstreamTimings,
+    /// The span of this request, if it is traced or has context to pass on.
+    pub trace: Option<Box<super::span::ActiveSpan>>,
+}
+
+/// Moments of the downstream side.
+#[derive(Clone, Debug, Default)]
+pub struct DownstreamTimings {
+    /// The last byte of the request came in. Shared with the body on its way upstream.
+    pub last_rx: Rc<Cell<Option<Instant>>>,
+    /// The first byte of the response went out.
+    pub first_tx: Option<Instant>,
+    /// The last byte of the response went out.
+    pub last_tx: Option<Instant>,
+}
+
+/// The upstream side of the last attempt.
+#[derive(Debug, Default)]
+pub struct UpstreamInfo {
+    /// The chosen cluster.
+    pub cluster: Option<Arc<upstream::Cluster>>,
+    /// The chosen host.
+    pub host: Option<Arc<upstream::Host>>,
+    /// Our end of the connection.
+    pub local: Option<SocketAddr>,
+    /// What the host speaks.
+    pub protocol: Option<Version>,
+    /// How often the request was tried.
+    pub attempts: u32,
+    /// Unique in this process.
+    pub connection_id: Option<u64>,
+    /// Why there was no connection.
+    pub transport_failure: Option<Box<str>>,
+    /// The first byte of the request went out.
+    pub first_tx: Option<Instant>,
+    /// The last byte of the request went out. Shared with the body on its way upstream.
+    pub last_tx: Rc<Cell<Option<Instant>>>,
+    /// The first byte of the response came in.
+    pub first_rx: Option<Instant>,
+    /// The last byte of the response came in.
+    pub last_rx: Option<Instant>,
+}
+
+impl StreamInfo {
+    /// The record of a stream that starts now.
+    #[must_use]
+    pub fn new(connection: Rc<ConnectionInfo>, protocol: Version) -> Self {
+        let downstream_remote = connection.remote;
+        Self {
+            connection,
+            start: Instant::now(),
+            start_time: SystemTime::now(),
+            protocol,
+            downstream_remote,
+            route: None,
+            virtual_host: None,
+            route_table: None,
+            upstream: UpstreamInfo::default(),
+            flags: ResponseFlags::default(),
+            details: None,
+            termination_details: None,
+            reason: None,
+            response_code: None,
+            request_id: None,
+            bytes_received: Rc::default(),
+            bytes_sent: Cell::new(0),
+            downstream: DownstreamTimings::default(),
+            trace: None,
+        }
+    }
+
+    /// The name of the chosen cluster.
+    #[must_use]
+    pub fn cluster_name(&self) -> Option<&Arc<str>> {
+        self.upstream.cluster.as_ref().map(|cluster| &cluster.config.name)
+    }
+
+    /// The time since the start of the stream.
+    #[must_use]
+    pub fn since_start(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.start)
+    }
+}
