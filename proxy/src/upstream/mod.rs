@@ -6,6 +6,7 @@
 mod circuit;
 mod cluster;
 mod host;
+pub mod pool;
 mod stats;
 
 pub use circuit::{Circuit, Resource, Resources};

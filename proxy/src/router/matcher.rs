@@ -1,0 +1,297 @@
+//! Evaluates match conditions of routes on a request, with Envoy's semantics and without allocating.
+
+use http::{HeaderMap, Method, header, request::Parts, uri::Scheme};
+use smallvec::SmallVec;
+
+use crate::config::{
+    matcher::{
+        HeaderKey, HeaderMatchKind, HeaderMatcher, QueryMatchKind, QueryMatcher, StringMatcher,
+    },
+    route::{PathMatch, RouteMatch},
+};
+
+/// The parts of a request that routes are matched on.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// `:method`
+    pub method: &'a Method,
+    /// `:path` with its query.
+    pub path_and_query: &'a str,
+    /// The path that path conditions see: without query, fragment and, if so configured, parameters.
+    pub path: &'a str,
+    /// `:authority`
+    pub host: &'a [u8],
+    /// `:scheme`
+    pub scheme: &'a str,
+    /// The other headers.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> View<'a> {
+    /// The view of a head in its normal form (authority in `host`, path and query in the URI).
+    #[must_use]
+    pub fn new(parts: &'a Parts, scheme: &'a Scheme, ignore_path_parameters: bool) -> Self {
+        let path_and_query = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut path = path_and_query;
+        if let Some((before, _)) = path.split_once(['?', '#']) {
+            path = before;
+        }
+        if ignore_path_parameters && let Some((before, _)) = path.split_once(';') {
+            path = before;
+        }
+        Self {
+            method: &parts.method,
+            path_and_query,
+            path,
+            host: parts.headers.get(header::HOST).map_or(b"", |host| host.as_bytes()),
+            scheme: scheme.as_str(),
+            headers: &parts.headers,
+        }
+    }
+}
+
+/// Whether all conditions hold.
+#[must_use]
+pub fn route_matches(matches: &RouteMatch, view: &View<'_>) -> bool {
+    path_matches(&matches.path, view.path)
+        && (!matches.grpc || is_grpc(view.headers))
+        && matches.headers.iter().all(|matcher| header_matches(matcher, view))
+        && matches.query_parameters.iter().all(|matcher| query_matches(matcher, view.path_and_query))
+}
+
+/// Whether a path (without query) fulfils a path condition.
+#[must_use]
+pub fn path_matches(path_match: &PathMatch, path: &str) -> bool {
+    match path_match {
+        PathMatch::Prefix { value, case_sensitive } => {
+            starts_with(path.as_bytes(), value.as_bytes(), !case_sensitive)
+        }
+        PathMatch::Exact { value, case_sensitive } => {
+            equal(path.as_bytes(), value.as_bytes(), !case_sensitive)
+        }
+        PathMatch::SeparatedPrefix { value, case_sensitive } => {
+            starts_with(path.as_bytes(), value.as_bytes(), !case_sensitive)
+                && matches!(path.as_bytes().get(value.len()), None | Some(b'/'))
+        }
+        PathMatch::Regex(regex) => regex.is_match(path.as_bytes()),
+    }
+}
+
+/// Whether a string condition holds.
+#[must_use]
+pub fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
+    match matcher {
+        StringMatcher::Exact { value: wanted, ignore_case } => {
+            equal(value, wanted.as_bytes(), *ignore_case)
+        }
+        StringMatcher::Prefix { value: wanted, ignore_case } => {
+            starts_with(value, wanted.as_bytes(), *ignore_case)
+        }
+        StringMatcher::Suffix { value: wanted, ignore_case } => value
+            .len()
+            .checked_sub(wanted.len())
+            .is_some_and(|start| equal(&value[start..], wanted.as_bytes(), *ignore_case)),
+        StringMatcher::Contains { value: wanted, ignore_case } => {
+            wanted.is_empty()
+                || value
+                    .windows(wanted.len())
+                    .any(|window| equal(window, wanted.as_bytes(), *ignore_case))
+        }
+        StringMatcher::Regex(regex) => regex.is_match(value),
+    }
+}
+
+/// Whether a header condition holds.
+#[must_use]
+pub fn header_matches(matcher: &HeaderMatcher, view: &View<'_>) -> bool {
+    with_value(&matcher.name, view, |value| {
+        let value = match value {
+            Some(value) => value,
+            None if matcher.treat_missing_as_empty => b"",
+            // Without a value only a presence condition can hold, inverted or not.
+            None => {
+                return matches!(
+                    matcher.kind,
+                    HeaderMatchKind::Present(present) if present == matcher.invert
+                );
+            }
+        };
+        let holds = match &matcher.kind {
+            HeaderMatchKind::String(matcher) => string_matches(matcher, value),
+            HeaderMatchKind::Range { start, end } => {
+                integer(value).is_some_and(|number| (*start..*end).contains(&number))
+            }
+            HeaderMatchKind::Present(present) => *present,
+        };
+        holds != matcher.invert
+    })
+}
+
+/// Calls `with` with the value of a header; several values of one name are joined with commas.
+pub fn with_value<R>(
+    key: &HeaderKey,
+    view: &View<'_>,
+    with: impl FnOnce(Option<&[u8]>) -> R,
+) -> R {
+    let name = match key {
+        HeaderKey::Method => return with(Some(view.method.as_str().as_bytes())),
+        HeaderKey::Path => return with(Some(view.path_and_query.as_bytes())),
+        HeaderKey::Authority => return with(Some(view.host)),
+        HeaderKey::Scheme => return with(Some(view.scheme.as_bytes())),
+        HeaderKey::Name(name) => name,
+    };
+    let mut values = view.headers.get_all(name).iter();
+    let Some(first) = values.next() else { return with(None) };
+    let Some(second) = values.next() else { return with(Some(first.as_bytes())) };
+    let mut joined: SmallVec<[u8; 512]> = SmallVec::from_slice(first.as_bytes());
+    for value in std::iter::once(second).chain(values) {
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+    }
+    with(Some(&joined))
+}
+
+/// Whether a query-parameter condition holds; the first value of a name counts.
+#[must_use]
+pub fn query_matches(matcher: &QueryMatcher, path_and_query: &str) -> bool {
+    let value = path_and_query.split_once('?').and_then(|(_, query)| {
+        query.split('&').find_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name == &*matcher.name).then_some(value)
+        })
+    });
+    match (&matcher.kind, value) {
+        (QueryMatchKind::Present(present), value) => *present == value.is_some(),
+        (QueryMatchKind::String(_), None) => false,
+        (QueryMatchKind::String(matcher), Some(value)) => string_matches(matcher, value.as_bytes()),
+    }
+}
+
+/// Whether a request says that it is gRPC: `application/grpc` or `application/grpc+…`.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+    })
+}
+
+fn integer(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.trim_ascii().parse().ok()
+}
+
+fn equal(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
+    if ignore_case { value.eq_ignore_ascii_case(wanted) } else { value == wanted }
+}
+
+fn starts_with(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
+    value.get(..wanted.len()).is_some_and(|start| equal(start, wanted, ignore_case))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{HeaderName, Request};
+
+    use super::*;
+
+    fn parts(path: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().uri(path).header("host", "a.example");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn header(kind: HeaderMatchKind) -> HeaderMatcher {
+        HeaderMatcher {
+            name: HeaderKey::Name(HeaderName::from_static("x-a")),
+            kind,
+            invert: false,
+            treat_missing_as_empty: false,
+        }
+    }
+
+    fn exact(value: &str) -> StringMatcher {
+        StringMatcher::Exact { value: Arc::from(value), ignore_case: false }
+    }
+
+    fn holds(matcher: &HeaderMatcher, headers: &[(&str, &str)]) -> bool {
+        let parts = parts("/", headers);
+        header_matches(matcher, &View::new(&parts, &Scheme::HTTP, false))
+    }
+
+    #[test]
+    fn values_of_one_name_are_joined() {
+        let matcher = header(HeaderMatchKind::String(exact("1,2")));
+        assert!(holds(&matcher, &[("x-a", "1"), ("x-a", "2")]));
+        assert!(!holds(&matcher, &[("x-a", "1")]));
+    }
+
+    #[test]
+    fn ranges_are_half_open_and_signed() {
+        let matcher = header(HeaderMatchKind::Range { start: -10, end: 0 });
+        assert!(holds(&matcher, &[("x-a", "-10")]));
+        assert!(!holds(&matcher, &[("x-a", "0")]));
+        assert!(!holds(&matcher, &[("x-a", "-1x")]));
+        assert!(!holds(&matcher, &[]));
+    }
+
+    #[test]
+    fn missing_headers() {
+        let mut matcher = header(HeaderMatchKind::Present(true));
+        assert!(!holds(&matcher, &[]));
+        matcher.invert = true;
+        assert!(holds(&matcher, &[]));
+        assert!(!holds(&matcher, &[("x-a", "")]));
+        matcher.kind = HeaderMatchKind::Present(false);
+        assert!(!holds(&matcher, &[]));
+        // An inverted condition on a value needs a value.
+        matcher.kind = HeaderMatchKind::String(exact("1"));
+        assert!(!holds(&matcher, &[]));
+        assert!(holds(&matcher, &[("x-a", "2")]));
+        matcher.treat_missing_as_empty = true;
+        assert!(holds(&matcher, &[]));
+    }
+
+    #[test]
+    fn the_first_value_of_a_query_parameter_counts() {
+        let matcher = QueryMatcher {
+            name: Arc::from("a"),
+            kind: QueryMatchKind::String(exact("1")),
+        };
+        assert!(query_matches(&matcher, "/?b=2&a=1&a=2"));
+        assert!(!query_matches(&matcher, "/?a=2&a=1"));
+        assert!(!query_matches(&matcher, "/?aa=1"));
+        let present = QueryMatcher {
+            name: Arc::from("a"),
+            kind: QueryMatchKind::Present(true),
+        };
+        assert!(query_matches(&present, "/?a"));
+        assert!(!query_matches(&present, "/"));
+    }
+
+    #[test]
+    fn grpc_content_types() {
+        for (value, is) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("text/plain", false),
+        ] {
+            assert_eq!(is_grpc(&parts("/", &[("content-type", value)]).headers), is, "{value}");
+        }
+    }
+
+    #[test]
+    fn separated_prefixes_end_at_a_slash() {
+        let prefix = PathMatch::SeparatedPrefix { value: Arc::from("/a"), case_sensitive: true };
+        assert!(path_matches(&prefix, "/a"));
+        assert!(path_matches(&prefix, "/a/b"));
+        assert!(!path_matches(&prefix, "/ab"));
+        assert!(!path_matches(&prefix, "/A"));
+    }
+}

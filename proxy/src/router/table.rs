@@ -1,0 +1,220 @@
+//! Route tables: compiled once from a route configuration, then only read.
+//!
+//! A request's host picks the virtual host (exact name, longest `*.suffix`, longest `prefix.*`, `*`);
+//! in it the first matching route in order of definition wins. Finding allocates nothing.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::{StatusCode, request::Parts, uri::Scheme};
+use smallvec::SmallVec;
+
+use super::{
+    index::Index,
+    matcher::{View, route_matches},
+};
+use crate::{
+    config::{
+        header::HeaderMutations,
+        route::{
+            Action, PathMatch, Redirect, Route, RouteConfiguration, RouteMatch, SchemeRedirect,
+            TlsRequirement, VirtualHost,
+        },
+    },
+    convert::ConfigError,
+};
+
+type Map = HashMap<Box<[u8]>, u32, foldhash::fast::FixedState>;
+
+/// A compiled route configuration.
+#[derive(Debug)]
+pub struct Table {
+    /// What it was compiled from.
+    pub config: Arc<RouteConfiguration>,
+    exact: Map,
+    /// What follows `*`, by length, longest first.
+    suffixes: Vec<(usize, Map)>,
+    /// What precedes `*`, by length, longest first.
+    prefixes: Vec<(usize, Map)>,
+    default: Option<u32>,
+    indices: Vec<Index>,
+    /// Stands in for the routes of virtual hosts that require TLS.
+    tls_redirect: Arc<Route>,
+}
+
+/// The route of a request, with the levels above it.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// The table that it was found in.
+    pub table: Arc<Table>,
+    virtual_host: u32,
+    /// The route.
+    pub route: Arc<Route>,
+}
+
+impl Match {
+    /// The virtual host that the route belongs to.
+    #[must_use]
+    pub fn virtual_host(&self) -> &VirtualHost {
+        &self.table.config.virtual_hosts[self.virtual_host as usize]
+    }
+}
+
+impl Table {
+    /// Compiles a route configuration.
+    ///
+    /// # Errors
+    /// Domains that occur twice.
+    pub fn compile(config: Arc<RouteConfiguration>) -> Result<Self, Vec<ConfigError>> {
+        let mut table = Self {
+            exact: Map::default(),
+            suffixes: Vec::new(),
+            prefixes: Vec::new(),
+            default: None,
+            indices: config.virtual_hosts.iter().map(|host| Index::new(&host.routes)).collect(),
+            tls_redirect: Arc::new(tls_redirect()),
+            config: Arc::clone(&config),
+        };
+        let mut errors = Vec::new();
+        for (index, host) in (0_u32..).zip(&config.virtual_hosts) {
+            for (position, domain) in host.domains.iter().enumerate() {
+                if !table.add_domain(&domain.to_ascii_lowercase(), index) {
+                    errors.push(ConfigError {
+                        path: format!("virtual_hosts[{index}].domains[{position}]"),
+                        reason: format!(
+                            "Only unique values for domains are permitted. Duplicate entry of \
+                             domain {domain} in route {}",
+                            config.name
+                        ),
+                    });
+                }
+            }
+        }
+        table.suffixes.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
+        table.prefixes.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
+        if errors.is_empty() { Ok(table) } else { Err(errors) }
+    }
+
+    fn add_domain(&mut self, domain: &str, host: u32) -> bool {
+        let (map, key) = if domain == "*" {
+            return self.default.replace(host).is_none();
+        } else if let Some(suffix) = domain.strip_prefix('*') {
+            (of_length(&mut self.suffixes, suffix.len()), suffix)
+        } else if let Some(prefix) = domain.strip_suffix('*') {
+            (of_length(&mut self.prefixes, prefix.len()), prefix)
+        } else {
+            (&mut self.exact, domain)
+        };
+        map.insert(key.as_bytes().into(), host).is_none()
+    }
+
+    /// The route for a request, or none. `is_internal` is for virtual hosts that require TLS of
+    /// external requests only.
+    #[must_use]
+    pub fn find(self: &Arc<Self>, parts: &Parts, scheme: &Scheme, is_internal: bool) -> Option<Match> {
+        let view =
+            View::new(parts, scheme, self.config.ignore_path_parameters_in_path_matching);
+        let (virtual_host, host) = self.virtual_host(view.host)?;
+        let needs_tls = match host.require_tls {
+            TlsRequirement::None => false,
+            TlsRequirement::ExternalOnly => !is_internal && *scheme != Scheme::HTTPS,
+            TlsRequirement::All => *scheme != Scheme::HTTPS,
+        };
+        let route = if needs_tls {
+            &self.tls_redirect
+        } else {
+            self.indices[virtual_host as usize]
+                .candidates(view.path)
+                .filter_map(|index| host.routes.get(index as usize))
+                .find(|route| route_matches(&route.matches, &view))?
+        };
+        Some(Match {
+            table: Arc::clone(self),
+            virtual_host,
+            route: Arc::clone(route),
+        })
+    }
+
+    fn virtual_host(&self, host: &[u8]) -> Option<(u32, &VirtualHost)> {
+        let index = self.host_index(host)?;
+        Some((index, self.config.virtual_hosts.get(index as usize)?))
+    }
+
+    fn host_index(&self, host: &[u8]) -> Option<u32> {
+        if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
+            return self.default;
+        }
+        let mut host = host;
+        if self.config.ignore_port_in_host_matching {
+            host = without_port(host);
+        }
+        let lower: SmallVec<[u8; 256]>;
+        if host.iter().any(u8::is_ascii_uppercase) {
+            lower = host.iter().map(u8::to_ascii_lowercase).collect();
+            host = &lower;
+        }
+        if let Some(index) = self.exact.get(host) {
+            return Some(*index);
+        }
+        // A wildcard stands for at least one character.
+        let suffix = |(length, map): &(usize, Map)| {
+            let start = host.len().checked_sub(*length).filter(|start| *start > 0)?;
+            map.get(&host[start..]).copied()
+        };
+        let prefix = |(length, map): &(usize, Map)| {
+            (host.len() > *length).then(|| map.get(&host[..*length]).copied())?
+        };
+        self.suffixes
+            .iter()
+            .find_map(suffix)
+            .or_else(|| self.prefixes.iter().find_map(prefix))
+            .or(self.default)
+    }
+}
+
+fn of_length(maps: &mut Vec<(usize, Map)>, length: usize) -> &mut Map {
+    let place = match maps.iter().position(|(known, _)| *known == length) {
+        Some(place) => place,
+        None => {
+            maps.push((length, Map::default()));
+            maps.len() - 1
+        }
+    };
+    &mut maps[place].1
+}
+
+/// The host without `:port`; the colons of a bare IPv6 address do not count.
+pub(super) fn without_port(host: &[u8]) -> &[u8] {
+    let colon = host.iter().rposition(|byte| *byte == b':');
+    let bracket = host.iter().rposition(|byte| *byte == b']');
+    match (colon, bracket) {
+        (Some(colon), None) => &host[..colon],
+        (Some(colon), Some(bracket)) if bracket < colon => &host[..colon],
+        _ => host,
+    }
+}
+
+fn tls_redirect() -> Route {
+    Route {
+        name: Arc::from(""),
+        matches: RouteMatch {
+            path: PathMatch::Prefix { value: Arc::from("/"), case_sensitive: true },
+            headers: Vec::new(),
+            query_parameters: Vec::new(),
+            grpc: false,
+        },
+        action: Action::Redirect(Box::new(Redirect {
+            scheme: Some(SchemeRedirect::Https),
+            host: None,
+            port: None,
+            path: None,
+            status: StatusCode::MOVED_PERMANENTLY,
+            strip_query: false,
+        })),
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+        operation: None,
+        tracing: None,
+        stat_prefix: None,
+        origin: Arc::from("require_tls"),
+    }
+}
