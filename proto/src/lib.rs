@@ -10,7 +10,7 @@
 //!   xDS path needs no descriptor pool; [`decode_any`] and [`decode_resource`] combine it with a
 //!   typed decode.
 //!
-//! Which extension types can be named in a `typed_config` is listed in `extensions.rs`.
+//! Which extension types can be named in a `typed_config` is listed in `build/extensions.rs`.
 //!
 //! Messages of our own belong in `proto/outrigger/`, compiled in `build.rs` by a compiler that is
 //! itself Rust (such as `protox`), so that building never needs `protoc`. There are none yet.
@@ -29,3 +29,13 @@ pub mod google {
 pub mod xds {
     pub use envoy_types::pb::xds::*;
 }
+
+mod decode;
+mod error;
+mod text;
+mod validate;
+
+pub use decode::{decode_any, decode_resource};
+pub use error::{FieldError, TextError};
+pub use text::{any_to_value, message_from_value, parse_yaml, value_from_message};
+pub use validate::validate;

@@ -1,0 +1,75 @@
+//! Text to messages and back: YAML and JSON, in protobuf's JSON mapping.
+
+mod from_value;
+mod mapping;
+mod pool;
+mod to_value;
+mod yaml;
+
+use prost::{Message, Name};
+use serde_json::Value;
+
+use crate::{
+    error::{Errors, FieldError, Path},
+    google::protobuf::Any,
+    validate::validate,
+};
+
+pub use yaml::parse_yaml;
+
+/// Reads a message from a value in protobuf's JSON mapping: names in snake_case or camelCase, enums
+/// by name or number, durations as `"1.5s"`, bytes in base64, 64-bit numbers also as strings, `Any`
+/// with its type in `@type`.
+///
+/// # Errors
+/// Every error of the value: what the mapping does not allow, and what [`crate::validate()`] finds.
+pub fn message_from_value<M>(value: Value) -> Result<M, Vec<FieldError>>
+where
+    M: Message + Default + Name,
+{
+    let type_name = M::full_name();
+    let Some(descriptor) = pool::message(&type_name) else {
+        let mut errors = Errors::default();
+        errors.add(&Path::ROOT, format!("unknown message type `{type_name}`"));
+        return Err(errors.into_vec());
+    };
+    let parsed = from_value::read(&descriptor, &value);
+    // What was read is validated in spite of errors, so that one run shows both kinds.
+    let invalid = validate(&type_name, &parsed.wire);
+    let mut errors = parsed.errors;
+    for error in invalid
+        .into_iter()
+        .filter(|error| !parsed.explained.covers(&error.path))
+    {
+        errors.push(error);
+    }
+    let errors = errors.into_vec();
+    if errors.is_empty() {
+        crate::decode::typed(&parsed.wire)
+    } else {
+        Err(errors)
+    }
+}
+
+/// Writes a message in protobuf's JSON mapping with Envoy's snake_case names, without fields that
+/// have their default value. Secrets are replaced by `[redacted]`; an `Any` of an unknown type is shown
+/// as its base64 text.
+///
+/// # Errors
+/// When the message's type is not in the descriptor set.
+pub fn value_from_message<M: Message + Name>(message: &M) -> Result<Value, FieldError> {
+    let type_name = M::full_name();
+    pool::message(&type_name)
+        .ok_or_else(|| format!("unknown message type `{type_name}`"))
+        .and_then(|descriptor| to_value::write(descriptor, &message.encode_to_vec()))
+        .map_err(|reason| FieldError {
+            path: String::new(),
+            reason,
+        })
+}
+
+/// Writes the message that an `Any` carries as [`value_from_message`] does, with its type in `@type`.
+#[must_use]
+pub fn any_to_value(any: &Any) -> Value {
+    to_value::any(&any.type_url, &any.value)
+}
