@@ -1,1 +1,18 @@
-//! (being written)
+//! The HTTP side of a downstream connection: codecs, the life of a stream, headers, bodies and the
+//! replies that the proxy makes itself.
+
+pub mod body;
+pub mod connection_manager;
+pub mod h2_body;
+pub mod local_reply;
+pub mod stats;
+pub mod stream_cx;
+
+pub use body::{Body, BodyError};
+pub use local_reply::LocalReply;
+pub use stream_cx::{Activity, DownstreamCx, StreamCx};
+
+/// A request as filters and the router see it.
+pub type Request = ::http::Request<Body>;
+/// A response as filters and the codecs see it.
+pub type Response = ::http::Response<Body>;
