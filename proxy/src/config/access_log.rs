@@ -31,8 +31,13 @@ pub enum Sink {
 pub enum LogFormat {
     /// One line of text, line end included where the configuration has it.
     Text(Format),
-    /// One JSON object a line; keys sorted as Envoy does (by configuration order or name as run).
-    Json(JsonFormat),
+    /// One JSON object a line; keys sorted by name, as Envoy prints them.
+    Json {
+        /// The template.
+        format: JsonFormat,
+        /// Leave out keys without a value (`omit_empty_values`).
+        omit_empty: bool,
+    },
 }
 
 /// A JSON template.

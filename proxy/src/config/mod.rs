@@ -12,6 +12,7 @@ pub mod access_log;
 pub mod bootstrap;
 pub mod cluster;
 pub mod format;
+pub mod from_proto;
 pub mod header;
 pub mod http_connection_manager;
 pub mod listener;

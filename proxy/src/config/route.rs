@@ -34,6 +34,43 @@ pub struct RouteConfiguration {
     pub ignore_path_parameters_in_path_matching: bool,
 }
 
+impl RouteConfiguration {
+    /// Every cluster that a route names and `exists` does not know, with the route's path.
+    pub fn unknown_clusters(
+        &self,
+        exists: &dyn Fn(&str) -> bool,
+    ) -> Vec<crate::convert::ConfigError> {
+        let mut missing = Vec::new();
+        for (host, virtual_host) in self.virtual_hosts.iter().enumerate() {
+            for (index, route) in virtual_host.routes.iter().enumerate() {
+                let Action::Forward(forward) = &route.action else {
+                    continue;
+                };
+                let mut check = |name: &str, place: &str| {
+                    if !exists(name) {
+                        missing.push(crate::convert::ConfigError {
+                            path: format!("virtual_hosts[{host}].routes[{index}].route.{place}"),
+                            reason: format!("route: unknown cluster '{name}'"),
+                        });
+                    }
+                };
+                match &forward.cluster {
+                    ClusterSpecifier::Cluster(name) => check(name, "cluster"),
+                    ClusterSpecifier::Header(_) => {}
+                    ClusterSpecifier::Weighted(weighted) => {
+                        for (place, one) in weighted.clusters.iter().enumerate() {
+                            if let ClusterName::Name(name) = &one.cluster {
+                                check(name, &format!("weighted_clusters.clusters[{place}].name"));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        missing
+    }
+}
+
 /// `envoy.config.route.v3.VirtualHost`.
 #[derive(Clone, Debug)]
 pub struct VirtualHost {

@@ -38,6 +38,4 @@ pub struct AdsConfig {
     pub clusters: Vec<Arc<str>>,
     /// `:authority` of the stream, if set on the gRPC service.
     pub authority: Option<Arc<str>>,
-    /// Metadata of the stream.
-    pub initial_metadata: Vec<(http::HeaderName, http::HeaderValue)>,
 }

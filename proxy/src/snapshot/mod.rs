@@ -1,1 +1,99 @@
-//! (being written)
+//! The configuration that requests run under: immutable, exchanged whole.
+//!
+//! The main thread builds the next [`Snapshot`] from the last one and an update ([`state`]), holding
+//! back what is not warm, and publishes it once per update. Each worker takes it over when it is
+//! woken; a stream takes one snapshot at its start and uses it to its end.
+
+mod clusters;
+mod dump;
+mod listeners;
+mod resource;
+mod routes;
+pub mod state;
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::sync::watch;
+
+pub use dump::{Dump, DumpEntry, DumpState};
+pub use resource::{Origin, Resource};
+pub use state::State;
+
+use crate::{
+    config::http_connection_manager::RouteSource, listener::Active, router::Table,
+    upstream::Cluster,
+};
+
+/// A map by name whose lookups run on the request path.
+pub type NameMap<T> = HashMap<Arc<str>, T, foldhash::fast::RandomState>;
+
+/// One state of the whole configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts publications, from 1.
+    pub version: u64,
+    /// Warm clusters.
+    pub clusters: NameMap<Arc<Cluster>>,
+    /// Route configurations that came by RDS.
+    pub routes: NameMap<Arc<Table>>,
+    /// Warm listeners.
+    pub listeners: Vec<Arc<Active>>,
+}
+
+impl Snapshot {
+    /// The cluster of that name, if it is warm.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
+    /// The route table that a connection manager refers to by RDS; inline tables are held beside the
+    /// connection manager.
+    #[must_use]
+    pub fn table(&self, source: &RouteSource) -> Option<&Arc<Table>> {
+        match source {
+            RouteSource::Inline(_) => None,
+            RouteSource::Rds { name, .. } => self.routes.get(name),
+        }
+    }
+}
+
+/// Hands snapshots to the workers.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    sender: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Publisher {
+    /// Starts with an empty snapshot.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            sender: watch::Sender::new(Arc::default()),
+        }
+    }
+
+    /// Makes `snapshot` the current one and wakes every worker, so that none keeps the old one
+    /// (with its keys and memory) longer than it must.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.sender.send_replace(Arc::new(snapshot));
+    }
+
+    /// The current one.
+    #[must_use]
+    pub fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.sender.borrow())
+    }
+
+    /// A worker's view: `changed().await`, then `borrow_and_update()`.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.sender.subscribe()
+    }
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -186,7 +186,7 @@ pub enum Operator {
     Path(PathQuery, PathSource),
     /// `QUERY_PARAM(X)`.
     QueryParam(Box<str>),
-    /// `QUERY_PARAMS(RAW)`.
+    /// `QUERY_PARAMS(ORIG)`.
     QueryParams,
     /// `START_TIME(format)`.
     StartTime(TimeFormat),
@@ -231,8 +231,6 @@ pub enum Operator {
     CommonDuration(TimePoint, TimePoint, Precision),
     /// `ROUTE_NAME`.
     RouteName,
-    /// `VIRTUAL_HOST_NAME`.
-    VirtualHostName,
     /// `UPSTREAM_HOST`.
     UpstreamHost,
     /// `UPSTREAM_HOST_NAME`, `UPSTREAM_HOST_NAME_WITHOUT_PORT`.
@@ -260,12 +258,17 @@ pub enum Operator {
     DownstreamRemoteAddress(AddressPart),
     /// `DOWNSTREAM_DIRECT_REMOTE_ADDRESS` and kin.
     DownstreamDirectRemoteAddress(AddressPart),
-    /// `REQUESTED_SERVER_NAME`: there is no TLS yet, so there is none.
-    RequestedServerName,
+    /// `REQUESTED_SERVER_NAME(option)`: there is no TLS yet, so there is no name but the host's.
+    RequestedServerName {
+        /// Print the host where there is no server name (`SNI_FIRST`, `HOST_FIRST`).
+        host: bool,
+    },
     /// `CONNECTION_ID`.
     ConnectionId,
     /// `STREAM_ID`.
     StreamId,
+    /// `UNIQUE_ID`: a new UUID each time.
+    UniqueId,
     /// `HOSTNAME`.
     Hostname,
     /// `GRPC_STATUS(format)`, `GRPC_STATUS_NUMBER`.

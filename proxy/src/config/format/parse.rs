@@ -16,9 +16,11 @@ pub(super) const DEFAULT_ACCESS_LOG: &str = "[%START_TIME%] \"%REQ(:METHOD)% \
 
 /// Operators of Envoy that we know by name and refuse.
 const UNSUPPORTED: &[&str] = &[
+    "ACCESS_LOG_TYPE",
     "CEL",
     "CLUSTER_METADATA",
     "COALESCE",
+    "CUSTOM_FLAGS",
     "DYNAMIC_METADATA",
     "FILTER_CHAIN_NAME",
     "FILTER_STATE",
@@ -26,7 +28,6 @@ const UNSUPPORTED: &[&str] = &[
     "METADATA",
     "ROUTE_METADATA",
     "TYPED_CEL",
-    "UNIQUE_ID",
     "UPSTREAM_CLUSTER_METADATA",
     "UPSTREAM_FILTER_STATE",
     "UPSTREAM_HOSTS_ATTEMPTED",
@@ -114,9 +115,10 @@ fn command_at(text: &str) -> Result<(Command<'_>, &str), &'static str> {
     }
     let mut argument = None;
     if let Some(after) = rest.strip_prefix('(') {
-        let (inside, after) = after.split_once(')').ok_or("missing ')'")?;
+        let end = argument_end(after).ok_or("missing ')' or closing '%'")?;
+        let (inside, bracket) = after.split_at(end);
         argument = Some(inside);
-        rest = after;
+        rest = bracket.strip_prefix(')').unwrap_or(bracket);
     }
     let mut length = None;
     if let Some(after) = rest.strip_prefix(':') {
@@ -133,6 +135,19 @@ fn command_at(text: &str) -> Result<(Command<'_>, &str), &'static str> {
     }
 }
 
+/// Where the bracket closes: the first that the end of the command follows. (Time formats may have
+/// brackets of their own.)
+fn argument_end(text: &str) -> Option<usize> {
+    text.match_indices(')').map(|(at, _)| at).find(|at| {
+        let after = text.get(at + 1..).unwrap_or("");
+        let after = match after.strip_prefix(':') {
+            Some(length) => length.trim_start_matches(|c: char| c != '%'),
+            None => after,
+        };
+        after.starts_with('%')
+    })
+}
+
 impl Command<'_> {
     fn error(&self, reason: impl fmt::Display) -> FormatError {
         FormatError(format!("%{}%: {reason}", self.name))
@@ -140,7 +155,7 @@ impl Command<'_> {
 
     /// The operator takes nothing in brackets and no length.
     fn bare(&self, operator: Operator) -> Result<Operator, FormatError> {
-        if self.argument.is_some() {
+        if self.argument.is_some_and(|argument| !argument.is_empty()) {
             return Err(self.error("takes no parameter"));
         }
         self.no_length(operator)
@@ -175,7 +190,7 @@ impl Command<'_> {
         };
         Ok(HeaderOperand {
             name: field(name)?,
-            alternative: alternative.map(field).transpose()?,
+            alternative: alternative.filter(|text| !text.is_empty()).map(field).transpose()?,
         })
     }
 
@@ -260,7 +275,7 @@ impl HeaderField {
             ":authority" | "host" => Self::Authority,
             ":path" => Self::Path,
             ":status" => Self::Status,
-            _ if lower.starts_with(':') => Self::Absent(lower.into()),
+            _ if lower.is_empty() || lower.starts_with(':') => Self::Absent(lower.into()),
             _ => Self::Name(http::HeaderName::from_bytes(lower.as_bytes()).ok()?),
         })
     }
@@ -289,7 +304,7 @@ fn operator(command: &Command<'_>) -> Result<Operator, FormatError> {
         "RESPONSE_CODE_DETAILS" if command.argument == Some("ALLOW_WHITESPACES") => {
             return command.no_length(Op::ResponseCodeDetails { allow_whitespace: true });
         }
-        "QUERY_PARAMS" if matches!(command.argument, None | Some("" | "RAW")) => {
+        "QUERY_PARAMS" if matches!(command.argument, None | Some("" | "ORIG")) => {
             return Ok(Op::QueryParams);
         }
         "RESPONSE_CODE_DETAILS" => Op::ResponseCodeDetails { allow_whitespace: false },
@@ -307,7 +322,6 @@ fn operator(command: &Command<'_>) -> Result<Operator, FormatError> {
         "RESPONSE_DURATION" => Op::ResponseDuration,
         "RESPONSE_TX_DURATION" => Op::ResponseTxDuration,
         "ROUTE_NAME" => Op::RouteName,
-        "VIRTUAL_HOST_NAME" => Op::VirtualHostName,
         "UPSTREAM_HOST" => Op::UpstreamHost,
         "UPSTREAM_HOST_NAME" => Op::UpstreamHostName { port: true },
         "UPSTREAM_HOST_NAME_WITHOUT_PORT" => Op::UpstreamHostName { port: false },
@@ -336,7 +350,17 @@ fn operator(command: &Command<'_>) -> Result<Operator, FormatError> {
             Op::DownstreamDirectRemoteAddress(WithoutPort)
         }
         "DOWNSTREAM_DIRECT_REMOTE_PORT" => Op::DownstreamDirectRemoteAddress(Port),
-        "REQUESTED_SERVER_NAME" => Op::RequestedServerName,
+        "REQUESTED_SERVER_NAME" => {
+            let host = match command.argument {
+                None | Some("" | "SNI_ONLY") => false,
+                Some("SNI_FIRST" | "HOST_FIRST") => true,
+                Some(_) => {
+                    return Err(command.error("the option is SNI_ONLY, SNI_FIRST or HOST_FIRST"));
+                }
+            };
+            return command.no_length(Op::RequestedServerName { host });
+        }
+        "UNIQUE_ID" => Op::UniqueId,
         "CONNECTION_ID" => Op::ConnectionId,
         "STREAM_ID" => Op::StreamId,
         "HOSTNAME" => Op::Hostname,

@@ -18,8 +18,8 @@ pub enum TimePiece {
     Strftime(Box<str>),
     /// This many digits of the fraction of the second (`%f`, `%3f`, `%6f`, `%9f`).
     Fraction(usize),
-    /// Seconds since 1970 with this many digits of fraction run on (`%s`, `%3s`, `%6s`, `%9s`).
-    Epoch(usize),
+    /// Seconds since 1970 (`%s`).
+    Epoch,
     /// Seconds of the minute with a fraction (`%E3S`).
     Seconds(usize),
 }
@@ -74,13 +74,12 @@ impl TimeFormat {
 fn fraction(text: &str) -> (Option<TimePiece>, usize) {
     match text.as_bytes() {
         [b'%', b'f', ..] => (Some(TimePiece::Fraction(9)), 2),
-        [b'%', b's', ..] => (Some(TimePiece::Epoch(0)), 2),
+        [b'%', b's', ..] => (Some(TimePiece::Epoch), 2),
         [b'%', digit @ b'1'..=b'9', b'f', ..] => {
             (Some(TimePiece::Fraction(usize::from(digit - b'0'))), 3)
         }
-        [b'%', digit @ b'1'..=b'9', b's', ..] => {
-            (Some(TimePiece::Epoch(usize::from(digit - b'0'))), 3)
-        }
+        // As in Envoy, a width does not add a fraction.
+        [b'%', b'1'..=b'9', b's', ..] => (Some(TimePiece::Epoch), 3),
         [b'%', b'E', digit @ b'1'..=b'9', b'S', ..] => {
             (Some(TimePiece::Seconds(usize::from(digit - b'0'))), 4)
         }

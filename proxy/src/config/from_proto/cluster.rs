@@ -1,0 +1,458 @@
+//! `Cluster`, `CircuitBreakers`.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_proto::envoy::config::{
+    cluster::v3::{
+        CircuitBreakers as BreakersProto, Cluster as Proto, TrackClusterStats,
+        UpstreamConnectionOptions,
+        circuit_breakers::Thresholds as ThresholdsProto,
+        cluster::{
+            ClusterDiscoveryType, ClusterProtocolSelection, CommonLbConfig, DiscoveryType,
+            DnsLookupFamily as FamilyProto, EdsClusterConfig,
+        },
+    },
+    core::v3::{RoutingPriority, TcpKeepalive as KeepaliveProto},
+    endpoint::v3::ClusterLoadAssignment,
+};
+
+use super::{endpoint, http_protocol, load_balancing, source};
+use crate::{
+    config::cluster::{
+        CircuitBreakers, Cluster, Discovery, Dns, DnsLookupFamily, EndpointAddress,
+        LoadAssignment, TcpKeepalive, Thresholds,
+    },
+    convert::{Cx, u32_or},
+    no_effect, unsupported,
+};
+
+/// Envoy's defaults.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DNS_REFRESH: Duration = Duration::from_secs(5);
+const BUFFER_LIMIT: u32 = 1024 * 1024;
+const PANIC_THRESHOLD: f64 = 50.0;
+
+/// A whole cluster.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one message taken apart: its fields are the length"
+)]
+pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
+    cx.converts::<Proto>();
+    #[expect(deprecated, reason = "named to be refused or carried over")]
+    let Proto {
+        transport_socket_matches,
+        transport_socket_matcher,
+        name,
+        alt_stat_name,
+        stats_matcher,
+        eds_cluster_config,
+        connect_timeout,
+        per_connection_buffer_limit_bytes,
+        per_connection_buffer_high_watermark_timeout,
+        lb_policy,
+        load_assignment,
+        health_checks,
+        max_requests_per_connection,
+        circuit_breakers,
+        upstream_http_protocol_options,
+        common_http_protocol_options,
+        http_protocol_options,
+        http2_protocol_options,
+        typed_extension_protocol_options,
+        dns_refresh_rate,
+        dns_jitter,
+        dns_failure_refresh_rate,
+        respect_dns_ttl,
+        dns_lookup_family,
+        dns_resolvers,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
+        wait_for_warm_on_init,
+        outlier_detection,
+        cleanup_interval,
+        upstream_bind_config,
+        lb_subset_config,
+        common_lb_config,
+        transport_socket,
+        metadata,
+        protocol_selection,
+        upstream_connection_options,
+        close_connections_on_host_health_failure,
+        ignore_health_on_host_removal,
+        filters,
+        load_balancing_policy,
+        lrs_server,
+        lrs_report_endpoint_metrics,
+        track_timeout_budgets,
+        upstream_config,
+        track_cluster_stats,
+        preconnect_policy,
+        connection_pool_per_downstream_connection,
+        queuing_policies,
+        cluster_discovery_type,
+        lb_config,
+    } = cluster;
+    unsupported!(
+        cx,
+        Proto,
+        [
+            transport_socket_matches,
+            transport_socket_matcher,
+            stats_matcher,
+            per_connection_buffer_high_watermark_timeout,
+            health_checks,
+            upstream_http_protocol_options,
+            dns_jitter,
+            dns_failure_refresh_rate,
+            dns_resolvers,
+            use_tcp_for_dns_lookups,
+            dns_resolution_config,
+            typed_dns_resolver_config,
+            wait_for_warm_on_init,
+            outlier_detection,
+            upstream_bind_config,
+            lb_subset_config,
+            transport_socket,
+            close_connections_on_host_health_failure,
+            filters,
+            lrs_server,
+            lrs_report_endpoint_metrics,
+            track_timeout_budgets,
+            upstream_config,
+            preconnect_policy,
+            connection_pool_per_downstream_connection,
+            queuing_policies
+        ]
+    );
+    no_effect!(
+        cx,
+        Proto,
+        "only for cluster types that we do not have",
+        [cleanup_interval]
+    );
+    no_effect!(cx, Proto, "no filter reads cluster metadata yet", [metadata]);
+    no_effect!(
+        cx,
+        Proto,
+        "hosts are removed at once: there is no active health checking yet",
+        [ignore_health_on_host_removal]
+    );
+    track_stats(&cx.field("track_cluster_stats"), track_cluster_stats);
+    let name = cx.non_empty("name", &name);
+    let stat_name = if alt_stat_name.is_empty() {
+        Arc::from(name.replace(':', "_"))
+    } else {
+        Arc::from(alt_stat_name.replace(':', "_"))
+    };
+    let downstream_selected = match cx.enumeration("protocol_selection", protocol_selection)? {
+        ClusterProtocolSelection::UseConfiguredProtocol => false,
+        ClusterProtocolSelection::UseDownstreamProtocol => true,
+    };
+    let http = http_protocol::upstream(
+        cx,
+        http_protocol::Deprecated {
+            common: common_http_protocol_options,
+            http1: http_protocol_options,
+            http2: http2_protocol_options,
+            downstream_selected,
+        },
+        typed_extension_protocol_options,
+    );
+    let dns = DnsFields {
+        refresh_rate: cx.duration_or("dns_refresh_rate", dns_refresh_rate, DNS_REFRESH),
+        respect_ttl: respect_dns_ttl,
+        family: lookup_family(cx, dns_lookup_family)?,
+    };
+    let discovery = discovery(
+        cx,
+        &name,
+        cluster_discovery_type,
+        load_assignment,
+        eds_cluster_config,
+        dns,
+    );
+    let lb_policy = load_balancing::policy(cx, lb_policy, lb_config, load_balancing_policy);
+    let panic = common_lb(&cx.field("common_lb_config"), common_lb_config);
+    let breakers = circuit_breakers
+        .map(|proto| breakers(&cx.field("circuit_breakers"), proto))
+        .unwrap_or_default();
+    let keepalive = upstream_connection_options.and_then(|proto| {
+        connection_options(&cx.field("upstream_connection_options"), proto)
+    });
+    let http = http?;
+    Some(Cluster {
+        name,
+        stat_name,
+        discovery: discovery?,
+        connect_timeout: cx.duration_or("connect_timeout", connect_timeout, CONNECT_TIMEOUT),
+        lb_policy: lb_policy?,
+        circuit_breakers: breakers,
+        protocol: http.protocol,
+        idle_timeout: http.idle_timeout,
+        max_requests_per_connection: http
+            .max_requests
+            .or_else(|| max_requests_per_connection.map(|wrapper| wrapper.value))
+            .unwrap_or(0),
+        max_stream_duration: http.max_stream_duration,
+        max_connection_duration: http.max_connection_duration,
+        per_connection_buffer_limit_bytes: u32_or(per_connection_buffer_limit_bytes, BUFFER_LIMIT),
+        healthy_panic_threshold: panic,
+        tcp_keepalive: keepalive,
+    })
+}
+
+fn track_stats(cx: &Cx<'_>, track: Option<TrackClusterStats>) {
+    cx.converts::<TrackClusterStats>();
+    let TrackClusterStats {
+        timeout_budgets,
+        request_response_sizes,
+        per_endpoint_stats,
+    } = track.unwrap_or_default();
+    unsupported!(
+        cx,
+        TrackClusterStats,
+        [timeout_budgets, request_response_sizes, per_endpoint_stats]
+    );
+}
+
+struct DnsFields {
+    refresh_rate: Duration,
+    respect_ttl: bool,
+    family: DnsLookupFamily,
+}
+
+fn lookup_family(cx: &Cx<'_>, family: i32) -> Option<DnsLookupFamily> {
+    Some(match cx.enumeration("dns_lookup_family", family)? {
+        FamilyProto::Auto => DnsLookupFamily::Auto,
+        FamilyProto::V4Only => DnsLookupFamily::V4Only,
+        FamilyProto::V6Only => DnsLookupFamily::V6Only,
+        FamilyProto::V4Preferred => DnsLookupFamily::V4Preferred,
+        FamilyProto::All => DnsLookupFamily::All,
+    })
+}
+
+fn discovery(
+    cx: &Cx<'_>,
+    name: &Arc<str>,
+    kind: Option<ClusterDiscoveryType>,
+    assignment: Option<ClusterLoadAssignment>,
+    eds: Option<EdsClusterConfig>,
+    dns: DnsFields,
+) -> Option<Discovery> {
+    let kind = match kind {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(kind)) => cx.enumeration("type", kind)?,
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            cx.field("cluster_type")
+                .error(format!("`{}` is not supported", custom.name));
+            return None;
+        }
+    };
+    let at = cx.field("load_assignment");
+    match kind {
+        DiscoveryType::Static => {
+            refuse_eds(cx, eds.as_ref());
+            let assignment = static_assignment(&at, assignment)?;
+            check_numeric(&at, &assignment);
+            Some(Discovery::Static(assignment))
+        }
+        DiscoveryType::StrictDns => {
+            refuse_eds(cx, eds.as_ref());
+            Some(Discovery::StrictDns(Dns {
+                assignment: static_assignment(&at, assignment)?,
+                refresh_rate: dns.refresh_rate,
+                respect_ttl: dns.respect_ttl,
+                family: dns.family,
+            }))
+        }
+        DiscoveryType::Eds => {
+            if assignment.is_some() {
+                at.error("must not be set for an EDS cluster");
+            }
+            let Some(eds) = eds else {
+                cx.field("eds_cluster_config")
+                    .error("value is required for an EDS cluster");
+                return None;
+            };
+            let cx = cx.field("eds_cluster_config");
+            cx.converts::<EdsClusterConfig>();
+            let EdsClusterConfig {
+                eds_config,
+                service_name,
+            } = eds;
+            let source = cx.required("eds_config", eds_config)?;
+            Some(Discovery::Eds {
+                service_name: if service_name.is_empty() {
+                    name.clone()
+                } else {
+                    Arc::from(service_name)
+                },
+                source: source::config_source(&cx.field("eds_config"), source)?,
+            })
+        }
+        DiscoveryType::LogicalDns | DiscoveryType::OriginalDst => {
+            cx.field("type").error(format!(
+                "{} is not supported; use STATIC, STRICT_DNS or EDS",
+                kind.as_str_name()
+            ));
+            None
+        }
+    }
+}
+
+fn refuse_eds(cx: &Cx<'_>, eds: Option<&EdsClusterConfig>) {
+    if eds.is_some() {
+        cx.field("eds_cluster_config")
+            .error("eds_cluster_config set in a non-EDS cluster");
+    }
+}
+
+/// Envoy allows a STATIC or STRICT_DNS cluster without load assignment: it has no hosts.
+fn static_assignment(
+    cx: &Cx<'_>,
+    assignment: Option<ClusterLoadAssignment>,
+) -> Option<LoadAssignment> {
+    match assignment {
+        Some(assignment) => endpoint::load_assignment(cx, assignment),
+        None => Some(LoadAssignment {
+            overprovisioning_factor: 140,
+            ..LoadAssignment::default()
+        }),
+    }
+}
+
+/// Only STRICT_DNS resolves names.
+pub fn check_numeric(cx: &Cx<'_>, assignment: &LoadAssignment) {
+    let localities = cx.field("endpoints");
+    for (index, locality) in assignment.localities.iter().enumerate() {
+        let at = localities.index(index);
+        let endpoints = at.field("lb_endpoints");
+        for (place, endpoint) in locality.endpoints.iter().enumerate() {
+            if let EndpointAddress::Name { host, .. } = &endpoint.address {
+                endpoints
+                    .index(place)
+                    .field("endpoint.address.socket_address.address")
+                    .error(format!(
+                        "malformed IP address: {host}. Consider setting the cluster's type to STRICT_DNS"
+                    ));
+            }
+        }
+    }
+}
+
+fn common_lb(cx: &Cx<'_>, config: Option<CommonLbConfig>) -> f64 {
+    cx.converts::<CommonLbConfig>();
+    let CommonLbConfig {
+        healthy_panic_threshold,
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        close_connections_on_host_set_change,
+        consistent_hashing_lb_config,
+        override_host_status,
+        locality_config_specifier,
+    } = config.unwrap_or_default();
+    unsupported!(
+        cx,
+        CommonLbConfig,
+        [
+            ignore_new_hosts_until_first_hc,
+            close_connections_on_host_set_change,
+            consistent_hashing_lb_config,
+            override_host_status
+        ]
+    );
+    load_balancing::locality_specifier(cx, locality_config_specifier);
+    no_effect!(
+        cx,
+        CommonLbConfig,
+        "one update is one atomic exchange of the host set: there is nothing to merge",
+        [update_merge_window]
+    );
+    match healthy_panic_threshold {
+        None => PANIC_THRESHOLD,
+        Some(percent) if (0.0..=100.0).contains(&percent.value) => percent.value,
+        Some(_) => {
+            cx.field("healthy_panic_threshold")
+                .error("value must be inside range [0, 100]");
+            PANIC_THRESHOLD
+        }
+    }
+}
+
+fn breakers(cx: &Cx<'_>, breakers: BreakersProto) -> CircuitBreakers {
+    cx.converts::<BreakersProto>();
+    let BreakersProto {
+        thresholds,
+        per_host_thresholds,
+    } = breakers;
+    unsupported!(cx, BreakersProto, [per_host_thresholds]);
+    let mut converted = CircuitBreakers::default();
+    let list = cx.field("thresholds");
+    // Envoy uses the first entry of each priority.
+    for (index, proto) in thresholds.into_iter().enumerate().rev() {
+        let cx = list.index(index);
+        cx.converts::<ThresholdsProto>();
+        let ThresholdsProto {
+            priority,
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            retry_budget,
+            track_remaining,
+            max_connection_pools,
+        } = proto;
+        unsupported!(cx, ThresholdsProto, [retry_budget, max_connection_pools]);
+        let limits = Thresholds {
+            max_connections: u32_or(max_connections, 1024),
+            max_pending_requests: u32_or(max_pending_requests, 1024),
+            max_requests: u32_or(max_requests, 1024),
+            max_retries: u32_or(max_retries, 3),
+            track_remaining,
+        };
+        match cx.enumeration("priority", priority) {
+            Some(RoutingPriority::Default) => converted.default = limits,
+            Some(RoutingPriority::High) => converted.high = limits,
+            None => {}
+        }
+    }
+    converted
+}
+
+fn connection_options(cx: &Cx<'_>, options: UpstreamConnectionOptions) -> Option<TcpKeepalive> {
+    cx.converts::<UpstreamConnectionOptions>();
+    let UpstreamConnectionOptions {
+        tcp_keepalive,
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    } = options;
+    unsupported!(
+        cx,
+        UpstreamConnectionOptions,
+        [
+            set_local_interface_name_on_upstream_connections,
+            happy_eyeballs_config
+        ]
+    );
+    tcp_keepalive.map(|proto| keepalive(&cx.field("tcp_keepalive"), proto))
+}
+
+/// Socket keep-alive; Envoy's units are seconds.
+pub(super) fn keepalive(cx: &Cx<'_>, keepalive: KeepaliveProto) -> TcpKeepalive {
+    cx.converts::<KeepaliveProto>();
+    let KeepaliveProto {
+        keepalive_probes,
+        keepalive_time,
+        keepalive_interval,
+    } = keepalive;
+    let seconds = |wrapper: outrigger_proto::google::protobuf::UInt32Value| {
+        Duration::from_secs(u64::from(wrapper.value))
+    };
+    TcpKeepalive {
+        probes: keepalive_probes.map(|wrapper| wrapper.value),
+        time: keepalive_time.map(seconds),
+        interval: keepalive_interval.map(seconds),
+    }
+}

@@ -1,0 +1,30 @@
+//! Conversions from Envoy's messages, one file for each area.
+//!
+//! Each function takes its message apart exhaustively, reports every problem at its path, and
+//! returns `None` only where nothing useful could be built.
+
+mod access_log;
+mod bootstrap;
+mod cluster;
+mod endpoint;
+mod header;
+mod http_connection_manager;
+mod http_protocol;
+mod listener;
+mod load_balancing;
+mod matcher;
+mod route;
+mod route_action;
+mod source;
+mod support;
+mod tracing;
+
+pub use bootstrap::bootstrap;
+pub use cluster::{check_numeric, cluster};
+pub use endpoint::load_assignment;
+pub use listener::listener;
+pub use route::route_configuration;
+pub use support::support_table;
+
+#[cfg(test)]
+mod tests;

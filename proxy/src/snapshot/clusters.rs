@@ -1,0 +1,240 @@
+//! Clusters by name: the serving version, the one that warms, and what was refused last.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    NameMap,
+    resource::{Origin, Refused, Resource},
+};
+use crate::{
+    config::{
+        cluster::{Cluster as Config, Discovery, LoadAssignment},
+        source::SourceKind,
+    },
+    telemetry::stats::Registry,
+    upstream::Cluster,
+};
+
+/// All clusters of the proxy.
+#[derive(Debug, Default)]
+pub(super) struct Clusters {
+    entries: BTreeMap<Arc<str>, Entry>,
+    /// Last assignment of each EDS service: a changed cluster starts from it at once.
+    assignments: BTreeMap<Arc<str>, (Resource, Arc<LoadAssignment>)>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) active: Option<(Resource, Arc<Cluster>)>,
+    pub(super) warming: Option<(Resource, Arc<Cluster>)>,
+    pub(super) refused: Option<Refused>,
+}
+
+impl Clusters {
+    /// Adds or changes a cluster; tells the new one, if anything changed, so that its discovery can
+    /// be started.
+    ///
+    /// # Errors
+    /// When the name belongs to a static cluster.
+    pub(super) fn upsert(
+        &mut self,
+        resource: Resource,
+        config: Config,
+        registry: &Registry,
+    ) -> Result<Option<Arc<Cluster>>, String> {
+        let entry = self.entries.entry(Arc::clone(&config.name)).or_default();
+        if resource.origin == Origin::Dynamic
+            && let Some((active, _)) = &entry.active
+            && active.origin == Origin::Static
+        {
+            return Err("a static cluster has this name".to_owned());
+        }
+        entry.refused = None;
+        let latest = entry.warming.as_mut().or(entry.active.as_mut());
+        if let Some((known, _)) = latest
+            && known.body.value == resource.body.value
+        {
+            known.version = resource.version;
+            return Ok(None);
+        }
+        // A version that never warmed gives its hosts to the next one too.
+        let previous = entry.warming.as_ref().or(entry.active.as_ref());
+        let cluster = Cluster::new(Arc::new(config), registry, previous.map(|(_, old)| old));
+        if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
+            && let Some((_, assignment)) = self.assignments.get(service_name)
+        {
+            cluster.update_hosts(assignment);
+        }
+        entry.warming = Some((resource, Arc::clone(&cluster)));
+        Ok(Some(cluster))
+    }
+
+    pub(super) fn refuse(&mut self, name: &str, refused: Refused) {
+        self.entries.entry(Arc::from(name)).or_default().refused = Some(refused);
+    }
+
+    /// Removes a dynamic cluster.
+    pub(super) fn remove(&mut self, name: &str) {
+        let is_static = |entry: &Entry| {
+            entry
+                .active
+                .as_ref()
+                .is_some_and(|(resource, _)| resource.origin == Origin::Static)
+        };
+        if self.entries.get(name).is_some_and(|entry| !is_static(entry)) {
+            self.entries.remove(name);
+        }
+    }
+
+    /// Gives an assignment to the clusters that want it. False: none does.
+    pub(super) fn assign(&mut self, resource: Resource, assignment: LoadAssignment) -> bool {
+        let name = Arc::clone(&resource.name);
+        let assignment = Arc::new(assignment);
+        let mut is_wanted = false;
+        for cluster in self.versions() {
+            if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
+                && *service_name == name
+            {
+                is_wanted = true;
+                cluster.update_hosts(&assignment);
+            }
+        }
+        if is_wanted {
+            self.assignments.insert(name, (resource, assignment));
+        }
+        is_wanted
+    }
+
+    /// The initial fetch timeout of an EDS service is over: serve without hosts.
+    pub(super) fn give_up(&self, service: &str) {
+        for cluster in self.versions() {
+            if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
+                && **service_name == *service
+            {
+                cluster.give_up_waiting();
+            }
+        }
+    }
+
+    /// Lets warm clusters serve; tells whether any did.
+    pub(super) fn promote(&mut self) -> bool {
+        let mut changed = false;
+        for entry in self.entries.values_mut() {
+            if entry
+                .warming
+                .as_ref()
+                .is_some_and(|(_, cluster)| cluster.initialized())
+            {
+                entry.active = entry.warming.take();
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Forgets assignments that no cluster wants any more.
+    pub(super) fn sweep(&mut self) {
+        let wanted = self.services().into_iter().map(|(_, name)| name).collect::<BTreeSet<_>>();
+        self.assignments.retain(|name, _| wanted.contains(name));
+    }
+
+    /// EDS services wanted, by source.
+    pub(super) fn services(&self) -> BTreeSet<(SourceKey, Arc<str>)> {
+        self.versions()
+            .filter_map(|cluster| match &cluster.config.discovery {
+                Discovery::Eds {
+                    service_name,
+                    source,
+                } => Some((SourceKey(source.kind.clone()), Arc::clone(service_name))),
+                Discovery::Static(_) | Discovery::StrictDns(_) => None,
+            })
+            .collect()
+    }
+
+    /// How long the wait for the first answer of an EDS service may last.
+    pub(super) fn fetch_timeout(&self, service: &str) -> Option<std::time::Duration> {
+        self.versions().find_map(|cluster| match &cluster.config.discovery {
+            Discovery::Eds {
+                service_name,
+                source,
+            } if **service_name == *service => Some(source.initial_fetch_timeout),
+            _ => None,
+        })
+    }
+
+    /// Whether the name is known only as one that warms.
+    pub(super) fn is_warming(&self, name: &str) -> bool {
+        self.entries
+            .get(name)
+            .is_some_and(|entry| entry.active.is_none() && entry.warming.is_some())
+    }
+
+    pub(super) fn exists(&self, name: &str) -> bool {
+        self.entries
+            .get(name)
+            .is_some_and(|entry| entry.active.is_some() || entry.warming.is_some())
+    }
+
+    pub(super) fn find_static(&self, name: &str) -> Option<Arc<Cluster>> {
+        let entry = self.entries.get(name)?;
+        let (resource, cluster) = entry.active.as_ref().or(entry.warming.as_ref())?;
+        (resource.origin == Origin::Static).then(|| Arc::clone(cluster))
+    }
+
+    pub(super) fn has_warming(&self) -> bool {
+        self.entries.values().any(|entry| entry.warming.is_some())
+    }
+
+    pub(super) fn serving(&self) -> NameMap<Arc<Cluster>> {
+        self.entries
+            .iter()
+            .filter_map(|(name, entry)| {
+                let (_, cluster) = entry.active.as_ref()?;
+                Some((Arc::clone(name), Arc::clone(cluster)))
+            })
+            .collect()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+        self.entries.iter()
+    }
+
+    pub(super) fn assignments(&self) -> impl Iterator<Item = &Resource> {
+        self.assignments.values().map(|(resource, _)| resource)
+    }
+
+    fn versions(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.entries
+            .values()
+            .flat_map(|entry| entry.active.iter().chain(&entry.warming))
+            .map(|(_, cluster)| cluster)
+    }
+}
+
+/// Orders sources, so that sets of wanted names can be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceKey(pub SourceKind);
+
+impl SourceKey {
+    fn rank(&self) -> (u8, Option<&std::path::Path>) {
+        match &self.0 {
+            SourceKind::Ads => (0, None),
+            SourceKind::Path(path) => (1, Some(&path.path)),
+        }
+    }
+}
+
+impl PartialOrd for SourceKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SourceKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}

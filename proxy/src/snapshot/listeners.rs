@@ -1,0 +1,180 @@
+//! Listeners by name: the serving version, the one that warms, and what was refused last.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    clusters::SourceKey,
+    resource::{Origin, Refused, Resource},
+    routes::Routes,
+    state::Host,
+};
+use crate::{
+    config::{
+        http_connection_manager::RouteSource,
+        listener::{Listener, NetworkFilter},
+    },
+    listener::Active,
+};
+
+/// All listeners of the proxy.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    entries: BTreeMap<Arc<str>, Entry>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) active: Option<(Resource, Arc<Active>)>,
+    pub(super) warming: Option<(Resource, Arc<Active>)>,
+    pub(super) refused: Option<Refused>,
+}
+
+impl Listeners {
+    /// Adds or changes a listener; its sockets are bound at once, so that a taken address is refused
+    /// here and not when it is warm.
+    ///
+    /// # Errors
+    /// When the name or an address is taken.
+    pub(super) fn upsert(
+        &mut self,
+        resource: Resource,
+        config: Listener,
+        host: &mut dyn Host,
+    ) -> Result<(), String> {
+        if let Some(other) = self.address_taken(&config) {
+            return Err(other);
+        }
+        let entry = self.entries.entry(Arc::clone(&config.name)).or_default();
+        if resource.origin == Origin::Dynamic
+            && let Some((active, _)) = &entry.active
+            && active.origin == Origin::Static
+        {
+            return Err("a static listener has this name".to_owned());
+        }
+        if let Some((known, _)) = entry.warming.as_mut().or(entry.active.as_mut())
+            && known.body.value == resource.body.value
+        {
+            known.version = resource.version;
+            entry.refused = None;
+            return Ok(());
+        }
+        let previous = entry.warming.as_ref().or(entry.active.as_ref());
+        let active = host.activate(Arc::new(config), previous.map(|(_, active)| active))?;
+        entry.refused = None;
+        entry.warming = Some((resource, active));
+        Ok(())
+    }
+
+    /// Two listeners can't have one address; port 0 is never the same.
+    fn address_taken(&self, config: &Listener) -> Option<String> {
+        for (name, entry) in &self.entries {
+            if *name == config.name {
+                continue;
+            }
+            for (_, active) in entry.active.iter().chain(&entry.warming) {
+                let taken = config
+                    .addresses
+                    .iter()
+                    .find(|address| address.port() != 0 && active.config.addresses.contains(address));
+                if let Some(address) = taken {
+                    return Some(format!(
+                        "error adding listener: '{}' has duplicate address '{address}' as existing listener '{name}'",
+                        config.name
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn refuse(&mut self, name: &str, refused: Refused) {
+        self.entries.entry(Arc::from(name)).or_default().refused = Some(refused);
+    }
+
+    /// Removes a dynamic listener.
+    pub(super) fn remove(&mut self, name: &str) {
+        let is_static = self.entries.get(name).is_some_and(|entry| {
+            entry
+                .active
+                .as_ref()
+                .is_some_and(|(resource, _)| resource.origin == Origin::Static)
+        });
+        if !is_static {
+            self.entries.remove(name);
+        }
+    }
+
+    /// Lets listeners serve whose routes are there; tells whether any did.
+    pub(super) fn promote(&mut self, routes: &Routes) -> bool {
+        let mut changed = false;
+        for entry in self.entries.values_mut() {
+            let is_ready = entry.warming.as_ref().is_some_and(|(_, active)| {
+                route_names(&active.config).all(|(_, name, _)| routes.is_ready(&name))
+            });
+            if is_ready {
+                entry.active = entry.warming.take();
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Route configurations wanted, by source.
+    pub(super) fn routes(&self) -> BTreeSet<(SourceKey, Arc<str>)> {
+        self.versions()
+            .flat_map(|active| {
+                route_names(&active.config).map(|(source, name, _)| (source, name)).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// How long the wait for the first answer of a route configuration may last.
+    pub(super) fn fetch_timeout(&self, route: &str) -> Option<Duration> {
+        self.versions().find_map(|active| {
+            route_names(&active.config)
+                .find(|(_, name, _)| **name == *route)
+                .map(|(_, _, timeout)| timeout)
+        })
+    }
+
+    pub(super) fn has_warming(&self) -> bool {
+        self.entries.values().any(|entry| entry.warming.is_some())
+    }
+
+    pub(super) fn serving(&self) -> Vec<Arc<Active>> {
+        self.entries
+            .values()
+            .filter_map(|entry| entry.active.as_ref())
+            .map(|(_, active)| Arc::clone(active))
+            .collect()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+        self.entries.iter()
+    }
+
+    fn versions(&self) -> impl Iterator<Item = &Arc<Active>> {
+        self.entries
+            .values()
+            .flat_map(|entry| entry.active.iter().chain(&entry.warming))
+            .map(|(_, active)| active)
+    }
+}
+
+fn route_names(listener: &Listener) -> impl Iterator<Item = (SourceKey, Arc<str>, Duration)> + '_ {
+    listener.filter_chains.iter().filter_map(|chain| {
+        let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
+        match &manager.routes {
+            RouteSource::Inline(_) => None,
+            RouteSource::Rds { name, source } => Some((
+                SourceKey(source.kind.clone()),
+                Arc::clone(name),
+                source.initial_fetch_timeout,
+            )),
+        }
+    })
+}

@@ -1,0 +1,367 @@
+//! What the main thread knows of all resources, and the rules that lead from one snapshot to the next.
+//!
+//! Resources come in by [`State::update`], each valid one taking effect although its neighbours are
+//! refused; [`State::settle`] then lets serve what has become warm, in make-before-break order: clusters,
+//! then routes that name them, then listeners that refer to those.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use outrigger_proto::{
+    envoy::config::{
+        cluster::v3::Cluster as ClusterProto, endpoint::v3::ClusterLoadAssignment,
+        listener::v3::Listener as ListenerProto, route::v3::RouteConfiguration as RouteProto,
+    },
+    google::protobuf::Any,
+};
+use prost::{Message, Name};
+
+use super::{
+    Snapshot,
+    clusters::{Clusters, SourceKey},
+    dump::{self, Dump},
+    listeners::Listeners,
+    resource::{Origin, Refused, Resource},
+    routes::Routes,
+};
+use crate::{
+    config::{bootstrap::Bootstrap, from_proto},
+    convert::{ConfigError, Sink},
+    listener::Active,
+    router::Table,
+    telemetry::stats::Registry,
+    upstream::Cluster,
+};
+
+/// What the state needs done outside of it: sockets and discovery.
+pub trait Host {
+    /// Binds a listener's sockets (those of `previous` are taken over where the address stays) and
+    /// resolves what its connections need. It does not accept before it is in a snapshot.
+    ///
+    /// # Errors
+    /// When an address can't be bound, or its inline routes can't be compiled.
+    fn activate(
+        &mut self,
+        config: Arc<crate::config::listener::Listener>,
+        previous: Option<&Arc<Active>>,
+    ) -> Result<Arc<Active>, String>;
+
+    /// Starts what finds a new cluster's hosts (DNS) and wakes the main loop when it is warm.
+    fn discover(&mut self, cluster: &Arc<Cluster>);
+}
+
+/// The four kinds of resources that we take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// CDS.
+    Cluster,
+    /// EDS.
+    Endpoints,
+    /// LDS.
+    Listener,
+    /// RDS.
+    Route,
+}
+
+impl Kind {
+    /// All, in make-before-break order.
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+
+    /// The type URL of its messages.
+    #[must_use]
+    pub fn type_url(self) -> String {
+        match self {
+            Self::Cluster => ClusterProto::type_url(),
+            Self::Endpoints => ClusterLoadAssignment::type_url(),
+            Self::Listener => ListenerProto::type_url(),
+            Self::Route => RouteProto::type_url(),
+        }
+    }
+
+    /// The kind that a type URL names.
+    #[must_use]
+    pub fn of(type_url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    }
+}
+
+/// A refused resource and why.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Every error found.
+    pub errors: Vec<ConfigError>,
+}
+
+impl std::fmt::Display for Rejection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: ", self.name)?;
+        for (index, error) in self.errors.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// All resources of the proxy.
+#[derive(Debug)]
+pub struct State {
+    registry: Registry,
+    clusters: Clusters,
+    routes: Routes,
+    listeners: Listeners,
+    version: u64,
+    changed: bool,
+}
+
+impl State {
+    /// Takes over the static resources of a bootstrap.
+    ///
+    /// # Errors
+    /// When a static listener can't be bound or a static route table can't be compiled.
+    pub fn new(
+        bootstrap: &Bootstrap,
+        registry: &Registry,
+        host: &mut dyn Host,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let mut state = Self {
+            registry: registry.clone(),
+            clusters: Clusters::default(),
+            routes: Routes::default(),
+            listeners: Listeners::default(),
+            version: 0,
+            changed: true,
+        };
+        let mut errors = Vec::new();
+        let resources = bootstrap.raw.static_resources.clone().unwrap_or_default();
+        for (proto, config) in resources.clusters.iter().zip(&bootstrap.clusters) {
+            let resource = static_resource(&config.name, proto);
+            match state.clusters.upsert(resource, (**config).clone(), registry) {
+                Ok(Some(cluster)) => host.discover(&cluster),
+                Ok(None) => {}
+                Err(reason) => errors.push(ConfigError {
+                    path: format!("static_resources.clusters[{}]", config.name),
+                    reason,
+                }),
+            }
+        }
+        for (index, (proto, config)) in
+            resources.listeners.iter().zip(&bootstrap.listeners).enumerate()
+        {
+            let resource = static_resource(&config.name, proto);
+            if let Err(reason) = state.listeners.upsert(resource, (**config).clone(), host) {
+                errors.push(ConfigError {
+                    path: format!("static_resources.listeners[{index}]"),
+                    reason,
+                });
+            }
+        }
+        if errors.is_empty() { Ok(state) } else { Err(errors) }
+    }
+
+    /// Takes over one response: each valid resource takes effect although its neighbours are refused.
+    pub fn update(
+        &mut self,
+        kind: Kind,
+        added: Vec<Resource>,
+        removed: &[Arc<str>],
+        host: &mut dyn Host,
+    ) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        for resource in added {
+            let name = Arc::clone(&resource.name);
+            if let Err(errors) = self.take(kind, resource.clone(), host) {
+                let rejection = Rejection { name, errors };
+                let refused = Refused {
+                    resource,
+                    reason: rejection.to_string(),
+                };
+                match kind {
+                    Kind::Cluster => self.clusters.refuse(&rejection.name, refused),
+                    Kind::Listener => self.listeners.refuse(&rejection.name, refused),
+                    Kind::Route => self.routes.refuse(&rejection.name, refused),
+                    Kind::Endpoints => {}
+                }
+                rejections.push(rejection);
+            }
+        }
+        for name in removed {
+            self.changed = true;
+            match kind {
+                Kind::Cluster => self.clusters.remove(name),
+                Kind::Listener => self.listeners.remove(name),
+                // A server that takes away routes or endpoints still in use leaves them as they
+                // are: the owner's removal (LDS, CDS) is what ends them, as in Envoy.
+                Kind::Route | Kind::Endpoints => {}
+            }
+        }
+        rejections
+    }
+
+    fn take(
+        &mut self,
+        kind: Kind,
+        resource: Resource,
+        host: &mut dyn Host,
+    ) -> Result<(), Vec<ConfigError>> {
+        match kind {
+            Kind::Cluster => {
+                let config = convert(&resource, from_proto::cluster)?;
+                let started = self
+                    .clusters
+                    .upsert(resource, config, &self.registry)
+                    .map_err(whole)?;
+                if let Some(cluster) = started {
+                    host.discover(&cluster);
+                }
+            }
+            Kind::Endpoints => {
+                let assignment = convert(&resource, |cx, proto| {
+                    let assignment = from_proto::load_assignment(cx, proto)?;
+                    from_proto::check_numeric(cx, &assignment);
+                    Some(assignment)
+                })?;
+                if assignment.cluster_name != resource.name {
+                    return Err(whole(format!(
+                        "cluster_name is `{}`, but the resource is named `{}`",
+                        assignment.cluster_name, resource.name
+                    )));
+                }
+                self.clusters.assign(resource, assignment);
+            }
+            Kind::Listener => {
+                let config = convert(&resource, from_proto::listener)?;
+                self.listeners.upsert(resource, config, host).map_err(whole)?;
+            }
+            Kind::Route => {
+                let config = Arc::new(convert(&resource, |cx, proto| {
+                    from_proto::route_configuration(cx, proto, false)
+                })?);
+                if config.validate_clusters {
+                    let missing = config.unknown_clusters(&|name| self.clusters.exists(name));
+                    if !missing.is_empty() {
+                        return Err(missing);
+                    }
+                }
+                let table = Table::compile(Arc::clone(&config))?;
+                self.routes.upsert(resource, &config, table);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first answer for a name did not come in time: what waits for it goes on without.
+    pub fn give_up(&mut self, kind: Kind, name: &str) {
+        match kind {
+            Kind::Endpoints => self.clusters.give_up(name),
+            Kind::Route => self.routes.give_up(name),
+            Kind::Cluster | Kind::Listener => {}
+        }
+    }
+
+    /// Lets serve what has become warm; tells the next snapshot when anything changed.
+    pub fn settle(&mut self) -> Option<Snapshot> {
+        let mut changed = std::mem::take(&mut self.changed);
+        changed |= self.clusters.promote();
+        changed |= self.routes.promote(&self.clusters);
+        changed |= self.listeners.promote(&self.routes);
+        if !changed {
+            return None;
+        }
+        let wanted = self.listeners.routes().into_iter().map(|(_, name)| name).collect();
+        self.routes.sweep(&wanted);
+        self.clusters.sweep();
+        self.version += 1;
+        Some(Snapshot {
+            version: self.version,
+            clusters: self.clusters.serving(),
+            routes: self.routes.serving(),
+            listeners: self.listeners.serving(),
+        })
+    }
+
+    /// Names wanted by what is there, for one kind; CDS and LDS are wanted by the bootstrap.
+    #[must_use]
+    pub fn wanted(&self, kind: Kind) -> BTreeSet<(SourceKey, Arc<str>)> {
+        match kind {
+            Kind::Endpoints => self.clusters.services(),
+            Kind::Route => self.listeners.routes(),
+            Kind::Cluster | Kind::Listener => BTreeSet::new(),
+        }
+    }
+
+    /// How long the first answer for a wanted name may take.
+    #[must_use]
+    pub fn fetch_timeout(&self, kind: Kind, name: &str) -> Option<Duration> {
+        match kind {
+            Kind::Endpoints => self.clusters.fetch_timeout(name),
+            Kind::Route => self.listeners.fetch_timeout(name),
+            Kind::Cluster | Kind::Listener => None,
+        }
+    }
+
+    /// A cluster of the bootstrap.
+    #[must_use]
+    pub fn static_cluster(&self, name: &str) -> Option<Arc<Cluster>> {
+        self.clusters.find_static(name)
+    }
+
+    /// Whether a cluster waits to become warm.
+    #[must_use]
+    pub fn is_warming_clusters(&self) -> bool {
+        self.clusters.has_warming()
+    }
+
+    /// Whether anything waits to become warm.
+    #[must_use]
+    pub fn is_warming(&self) -> bool {
+        self.clusters.has_warming() || self.listeners.has_warming()
+    }
+
+    /// Everything, for `/config_dump`.
+    #[must_use]
+    pub fn dump(&self) -> Dump {
+        dump::dump(&self.clusters, &self.listeners, &self.routes)
+    }
+}
+
+/// Validates, decodes and converts the message of a resource.
+fn convert<M, T>(
+    resource: &Resource,
+    convert: impl FnOnce(&crate::convert::Cx<'_>, M) -> Option<T>,
+) -> Result<T, Vec<ConfigError>>
+where
+    M: Message + Default + Name,
+{
+    let message = outrigger_proto::decode_any::<M>(&resource.body)?;
+    let sink = Sink::new();
+    let value = convert(&sink.root(""), message);
+    sink.finish(value)
+}
+
+fn whole(reason: String) -> Vec<ConfigError> {
+    vec![ConfigError {
+        path: String::new(),
+        reason,
+    }]
+}
+
+fn static_resource<M: Message + Name>(name: &Arc<str>, message: &M) -> Resource {
+    Resource {
+        name: Arc::clone(name),
+        version: Arc::from(""),
+        body: Any {
+            type_url: M::type_url(),
+            value: message.encode_to_vec(),
+        },
+        origin: Origin::Static,
+        updated: SystemTime::now(),
+    }
+}
