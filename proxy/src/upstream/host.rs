@@ -207,8 +207,8 @@ pub struct Candidates {
     pub hosts: Vec<Arc<Host>>,
     /// Their weights; empty when all are equal.
     pub weights: Vec<u32>,
-    /// Sum of the weights.
-    pub total_weight: u64,
+    /// Their running sum; empty when all are equal.
+    pub cumulated: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -240,14 +240,17 @@ pub struct Chosen<'a> {
 impl Candidates {
     fn new(hosts: Vec<Arc<Host>>) -> Self {
         let mut weights: Vec<u32> = hosts.iter().map(|host| host.weight()).collect();
-        let total_weight = weights.iter().map(|weight| u64::from(*weight)).sum();
         if weights.windows(2).all(|pair| pair[0] == pair[1]) {
             weights = Vec::new();
         }
+        let sums = weights.iter().scan(0, |sum, weight| {
+            *sum += u64::from(*weight);
+            Some(*sum)
+        });
         Self {
+            cumulated: sums.collect(),
             hosts,
             weights,
-            total_weight,
         }
     }
 }
@@ -297,6 +300,12 @@ impl HostSet {
     #[must_use]
     pub fn degraded(&self) -> usize {
         self.levels.iter().map(|level| level.degraded.hosts.len()).sum()
+    }
+
+    /// Whether [`Self::choose`] depends on its number.
+    #[must_use]
+    pub fn has_choice(&self) -> bool {
+        self.shares.len() > 1
     }
 
     /// The list to pick from, for a random number in `0..100`.

@@ -3,6 +3,7 @@
 //! Clusters, hosts and circuit-breaker counts are shared by all workers through atomics and
 //! immutable sets; pools and the state of load balancers belong to one worker.
 
+mod balancer;
 mod circuit;
 mod cluster;
 mod host;

@@ -1,0 +1,142 @@
+//! Opens TCP connections to hosts.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+    task::{Context, Poll},
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{Base, ConnectFailure};
+use crate::telemetry::stats::Counter;
+
+/// Connects to the pool's host within its cluster's `connect_timeout`.
+pub(super) async fn connect(base: &Rc<Base>) -> Result<Metered, ConnectFailure> {
+    let timeout = base.cluster().config.connect_timeout;
+    let failure = match tokio::time::timeout(timeout, TcpStream::connect(base.host.address)).await {
+        Ok(Ok(stream)) => match prepare(base, &stream) {
+            Ok(()) => return Ok(Metered::new(base, stream)),
+            Err(error) => ConnectFailure { is_timeout: false, reason: describe(&error) },
+        },
+        Ok(Err(error)) => ConnectFailure { is_timeout: false, reason: describe(&error) },
+        Err(_elapsed) => ConnectFailure { is_timeout: true, reason: "".into() },
+    };
+    let stats = base.stats();
+    stats.upstream_cx_connect_fail.inc();
+    if failure.is_timeout {
+        stats.upstream_cx_connect_timeout.inc();
+    }
+    base.host.stats.cx_connect_fail.fetch_add(1, Relaxed);
+    Err(failure)
+}
+
+fn prepare(base: &Rc<Base>, stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    if let Some(wanted) = &base.cluster().config.tcp_keepalive {
+        let mut keepalive = TcpKeepalive::new();
+        if let Some(time) = wanted.time {
+            keepalive = keepalive.with_time(time);
+        }
+        if let Some(interval) = wanted.interval {
+            keepalive = keepalive.with_interval(interval);
+        }
+        if let Some(probes) = wanted.probes {
+            keepalive = keepalive.with_retries(probes);
+        }
+        SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
+    }
+    Ok(())
+}
+
+/// `Connection refused`, without the number that the standard library adds.
+fn describe(error: &io::Error) -> Box<str> {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().into()
+}
+
+/// A connection that counts its bytes.
+#[derive(Debug)]
+pub(super) struct Metered {
+    stream: TcpStream,
+    received: Counter,
+    sent: Counter,
+}
+
+impl Metered {
+    fn new(base: &Rc<Base>, stream: TcpStream) -> Self {
+        let stats = base.stats();
+        Self {
+            stream,
+            received: stats.upstream_cx_rx_bytes_total.clone(),
+            sent: stats.upstream_cx_tx_bytes_total.clone(),
+        }
+    }
+
+    pub(super) fn local(&self) -> Option<std::net::SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
+    fn sent(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &polled {
+            self.sent.add(*bytes as u64);
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if polled.is_ready() {
+            this.received.add((buffer.filled().len() - before) as u64);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, data);
+        this.sent(polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, data);
+        this.sent(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

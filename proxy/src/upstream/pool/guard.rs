@@ -1,0 +1,160 @@
+//! Guards for what is counted: requests, waiting requests, connections. Dropping one is the only way
+//! to count it out, so that no path can forget.
+
+use std::{cell::Cell, rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Instant};
+
+use super::Base;
+use crate::upstream::Host;
+
+/// One request in flight on a connection.
+#[derive(Debug)]
+pub(crate) struct ActiveRequest {
+    base: Rc<Base>,
+}
+
+impl ActiveRequest {
+    /// Counts a request in; none if `max_requests` are in flight.
+    pub(super) fn new(base: &Rc<Base>) -> Option<Self> {
+        let stats = base.stats();
+        if !base.resources().requests.try_acquire() {
+            stats.upstream_rq_pending_overflow.inc();
+            return None;
+        }
+        stats.upstream_rq_total.inc();
+        stats.upstream_rq_active.inc();
+        base.host.stats.rq_total.fetch_add(1, Relaxed);
+        base.host.stats.rq_active.fetch_add(1, Relaxed);
+        Some(Self { base: Rc::clone(base) })
+    }
+
+    /// The host that serves it.
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.base.host
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.base.stats().upstream_rq_active.dec();
+        self.base.host.stats.rq_active.fetch_sub(1, Relaxed);
+        self.base.resources().requests.release();
+    }
+}
+
+/// One request that waits for a connection.
+#[derive(Debug)]
+pub(super) struct PendingRequest {
+    base: Rc<Base>,
+}
+
+impl PendingRequest {
+    /// Counts a request in; none if `max_pending_requests` wait.
+    pub(super) fn new(base: &Rc<Base>) -> Option<Self> {
+        let stats = base.stats();
+        if !base.resources().pending.try_acquire() {
+            stats.upstream_rq_pending_overflow.inc();
+            return None;
+        }
+        stats.upstream_rq_pending_total.inc();
+        stats.upstream_rq_pending_active.inc();
+        Some(Self { base: Rc::clone(base) })
+    }
+}
+
+impl Drop for PendingRequest {
+    fn drop(&mut self) {
+        self.base.stats().upstream_rq_pending_active.dec();
+        self.base.resources().pending.release();
+    }
+}
+
+/// One connection, from the start of its making to its end.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// Unique in this process.
+    pub(crate) id: u64,
+    base: Rc<Base>,
+    start: Instant,
+    /// Our address, once connected.
+    pub(super) local: Cell<Option<std::net::SocketAddr>>,
+    /// Requests in flight.
+    pub(super) active: Cell<u32>,
+    /// Requests that were sent on it.
+    pub(super) served: Cell<u32>,
+    /// No new request is sent on it.
+    pub(super) is_draining: Cell<bool>,
+    /// It ends because we want it to.
+    pub(super) closed_by_us: Cell<bool>,
+}
+
+impl Connection {
+    pub(super) fn new(base: &Rc<Base>) -> Self {
+        let stats = base.stats();
+        base.resources().connections.acquire();
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_active.inc();
+        base.host.stats.cx_total.fetch_add(1, Relaxed);
+        base.host.stats.cx_active.fetch_add(1, Relaxed);
+        base.connections.set(base.connections.get() + 1);
+        Self {
+            id: Base::next_connection_id(),
+            base: Rc::clone(base),
+            start: Instant::now(),
+            local: Cell::new(None),
+            active: Cell::new(0),
+            served: Cell::new(0),
+            is_draining: Cell::new(false),
+            closed_by_us: Cell::new(false),
+        }
+    }
+
+    /// Our address, once connected.
+    pub(crate) fn local(&self) -> Option<std::net::SocketAddr> {
+        self.local.get()
+    }
+
+    pub(super) fn connected(&self, local: Option<std::net::SocketAddr>) {
+        self.local.set(local);
+        let elapsed = self.start.elapsed().as_millis();
+        let stats = self.base.stats();
+        stats.upstream_cx_connect_ms.record(u64::try_from(elapsed).unwrap_or(u64::MAX));
+    }
+
+    /// Counts one more request sent; whether it is the last that may be.
+    pub(super) fn begin_request(&self) {
+        self.active.set(self.active.get() + 1);
+        self.served.set(self.served.get() + 1);
+        let limit = self.base.cluster().config.max_requests_per_connection;
+        if limit > 0 && self.served.get() >= limit && !self.is_draining.replace(true) {
+            self.base.stats().upstream_cx_max_requests.inc();
+        }
+    }
+
+    pub(super) fn end_request(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let stats = self.base.stats();
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        let with_active = self.active.get() > 0;
+        let (destroyed, destroyed_with_active) = if self.closed_by_us.get() {
+            (&stats.upstream_cx_destroy_local, &stats.upstream_cx_destroy_local_with_active_rq)
+        } else {
+            (&stats.upstream_cx_destroy_remote, &stats.upstream_cx_destroy_remote_with_active_rq)
+        };
+        destroyed.inc();
+        if with_active {
+            stats.upstream_cx_destroy_with_active_rq.inc();
+            destroyed_with_active.inc();
+        }
+        let length = self.start.elapsed().as_millis();
+        stats.upstream_cx_length_ms.record(u64::try_from(length).unwrap_or(u64::MAX));
+        self.base.host.stats.cx_active.fetch_sub(1, Relaxed);
+        self.base.connections.set(self.base.connections.get() - 1);
+        self.base.resources().connections.release();
+    }
+}

@@ -1,0 +1,331 @@
+//! HTTP/1 connections of one host: one request at a time each, kept alive, the last used first.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    rc::{Rc, Weak},
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    ActiveRequest, Base, Failure, HostPool, Limit, Upload,
+    connect::{Metered, connect},
+    guard::{Connection, PendingRequest},
+    wait::Line,
+};
+use crate::config::{cluster::UpstreamProtocol, http_connection_manager::HeaderCase};
+
+type Driver = http1::Connection<TokioIo<Metered>, Upload>;
+
+/// The connections of one host and priority.
+pub(crate) struct Pool {
+    base: Rc<Base>,
+    /// The last used is last.
+    idle: RefCell<Vec<Idle>>,
+    line: Line<Ready>,
+    connecting: Cell<usize>,
+    is_reaping: Cell<bool>,
+}
+
+struct Idle {
+    ready: Ready,
+    since: Instant,
+}
+
+/// A connection that can take a request.
+struct Ready {
+    sender: SendRequest<Upload>,
+    connection: Rc<Connection>,
+}
+
+impl HostPool for Pool {
+    fn new(base: Base) -> Rc<Self> {
+        Rc::new(Self {
+            base: Rc::new(base),
+            idle: RefCell::default(),
+            line: Line::new(),
+            connecting: Cell::new(0),
+            is_reaping: Cell::new(false),
+        })
+    }
+
+    fn base(&self) -> &Rc<Base> {
+        &self.base
+    }
+
+    fn drain(&self) {
+        self.base.is_draining.set(true);
+        for idle in self.idle.take() {
+            idle.ready.close();
+        }
+    }
+}
+
+impl Pool {
+    /// A connection for one request: an idle one, or a new one that is waited for.
+    pub(crate) async fn acquire(self: &Rc<Self>) -> Result<Lease, Failure> {
+        let ready = match self.pop_idle() {
+            Some(ready) => ready,
+            None => self.wait().await?,
+        };
+        let Some(request) = ActiveRequest::new(&self.base) else {
+            self.put(ready);
+            return Err(Failure::Overflow(Limit::Requests));
+        };
+        ready.connection.begin_request();
+        Ok(Lease { pool: Rc::clone(self), ready: Some(ready), request })
+    }
+
+    fn pop_idle(&self) -> Option<Ready> {
+        let mut list = self.idle.borrow_mut();
+        while let Some(Idle { ready, .. }) = list.pop() {
+            // One that the peer closed is not ready; its end is noted by its task.
+            if ready.sender.is_ready() {
+                return Some(ready);
+            }
+        }
+        None
+    }
+
+    async fn wait(self: &Rc<Self>) -> Result<Ready, Failure> {
+        let _pending = PendingRequest::new(&self.base).ok_or(Failure::Overflow(Limit::Pending))?;
+        let give_back = |ready| self.put(ready);
+        let mut place = self.line.join(&give_back);
+        self.make_connections();
+        let mut cancelled = Cancelled { base: &self.base, is_settled: false };
+        let outcome = place.outcome().await;
+        cancelled.is_settled = true;
+        outcome
+    }
+
+    /// Makes a connection for each request in line that has none on its way.
+    fn make_connections(self: &Rc<Self>) {
+        while self.connecting.get() < self.line.len() && self.base.may_connect() {
+            self.connecting.set(self.connecting.get() + 1);
+            let connection = Rc::new(Connection::new(&self.base));
+            tokio::task::spawn_local(Rc::clone(self).connect(connection));
+        }
+    }
+
+    async fn connect(self: Rc<Self>, connection: Rc<Connection>) {
+        let connected = connect(&self.base).await;
+        self.connecting.set(self.connecting.get() - 1);
+        let io = match connected {
+            Ok(io) => io,
+            Err(failure) => {
+                connection.closed_by_us.set(failure.is_timeout);
+                drop(connection);
+                let ejected = self.line.fail(&failure) as u64;
+                self.base.stats().upstream_rq_pending_failure_eject.add(ejected);
+                return;
+            }
+        };
+        connection.connected(io.local());
+        self.base.stats().upstream_cx_http1_total.inc();
+        // The handshake of HTTP/1 sends nothing and cannot fail.
+        if let Ok((sender, driver)) = self.builder().handshake(TokioIo::new(io)).await {
+            let pool = Rc::clone(&self);
+            tokio::task::spawn_local(pool.drive(driver, Rc::clone(&connection)));
+            self.put(Ready { sender, connection });
+        }
+    }
+
+    fn builder(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        let cluster = self.base.cluster();
+        let options = match &cluster.config.protocol {
+            UpstreamProtocol::Http1(options)
+            | UpstreamProtocol::Downstream { http1: options, .. } => options,
+            UpstreamProtocol::Http2(_) => return builder,
+        };
+        match options.header_case {
+            HeaderCase::Lower => {}
+            HeaderCase::ProperCase => {
+                builder.title_case_headers(true);
+            }
+            HeaderCase::Preserve => {
+                builder.preserve_header_case(true);
+            }
+        }
+        builder
+    }
+
+    /// Runs a connection to its end.
+    async fn drive(self: Rc<Self>, driver: Driver, connection: Rc<Connection>) {
+        let limit = self.base.cluster().config.max_connection_duration;
+        let mut driver = std::pin::pin!(driver);
+        let ended = match limit {
+            None => driver.await,
+            Some(limit) => match tokio::time::timeout(limit, driver.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_elapsed) => {
+                    self.base.stats().upstream_cx_max_duration_reached.inc();
+                    connection.is_draining.set(true);
+                    self.drop_idle(|ready| ready.connection.is_draining.get());
+                    driver.await
+                }
+            },
+        };
+        if ended.is_err_and(|error| error.is_parse()) {
+            self.base.stats().upstream_cx_protocol_error.inc();
+        }
+        self.drop_idle(|ready| ready.sender.is_closed());
+        drop(connection);
+        self.make_connections();
+    }
+
+    fn drop_idle(&self, is_unwanted: impl Fn(&Ready) -> bool) {
+        let unwanted: Vec<Idle> =
+            self.idle.borrow_mut().extract_if(.., |idle| is_unwanted(&idle.ready)).collect();
+        for idle in unwanted {
+            idle.ready.close();
+        }
+    }
+
+    /// Takes a connection that can serve again: for the first in line, or to be kept.
+    fn put(self: &Rc<Self>, ready: Ready) {
+        let is_unwanted = ready.connection.is_draining.get()
+            || self.base.is_draining.get()
+            || self.base.host.is_removed();
+        if is_unwanted || ready.sender.is_closed() {
+            ready.close();
+            self.make_connections();
+            return;
+        }
+        if let Err(ready) = self.line.serve(ready) {
+            self.idle.borrow_mut().push(Idle { ready, since: Instant::now() });
+            self.reap();
+        }
+    }
+
+    /// Closes connections that were idle for too long.
+    fn reap(self: &Rc<Self>) {
+        let timeout = self.base.cluster().config.idle_timeout;
+        if !timeout.is_zero() && !self.is_reaping.replace(true) {
+            tokio::task::spawn_local(reaper(Rc::downgrade(self), timeout));
+        }
+    }
+
+    /// Closes what is due; when the next one will be.
+    fn close_expired(&self, timeout: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        let expired: Vec<Idle> = {
+            let mut idle = self.idle.borrow_mut();
+            let count = idle.partition_point(|idle| idle.since + timeout <= now);
+            idle.drain(..count).collect()
+        };
+        self.base.stats().upstream_cx_idle_timeout.add(expired.len() as u64);
+        for idle in expired {
+            idle.ready.close();
+        }
+        let next = self.idle.borrow().first().map(|idle| idle.since + timeout);
+        self.is_reaping.set(next.is_some());
+        next
+    }
+}
+
+async fn reaper(pool: Weak<Pool>, timeout: Duration) {
+    while let Some(next) = pool.upgrade().and_then(|pool| pool.close_expired(timeout)) {
+        tokio::time::sleep_until(next.into()).await;
+    }
+}
+
+impl Ready {
+    /// Lets the connection end.
+    fn close(self) {
+        if !self.sender.is_closed() {
+            self.connection.closed_by_us.set(true);
+        }
+    }
+}
+
+/// Counts a request that left the line before it was served.
+struct Cancelled<'a> {
+    base: &'a Base,
+    is_settled: bool,
+}
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.base.stats().upstream_rq_cancelled.inc();
+        }
+    }
+}
+
+/// A connection with one request on it. Dropping it early closes the connection.
+pub(crate) struct Lease {
+    pool: Rc<Pool>,
+    ready: Option<Ready>,
+    request: ActiveRequest,
+}
+
+/// How sending failed.
+pub(crate) enum SendError {
+    /// Nothing was sent: another connection can take it.
+    Unsent(Box<Request<Upload>>),
+    /// It may have been sent.
+    Failed(Failure),
+}
+
+impl Lease {
+    /// Sends the request.
+    pub(crate) fn send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
+        let sent = self.ready.as_mut().map(|ready| ready.sender.try_send_request(request));
+        async move {
+            let Some(sent) = sent else {
+                return Err(SendError::Failed(Failure::ConnectionTermination));
+            };
+            sent.await.map_err(|mut error| match error.take_message() {
+                Some(request) => SendError::Unsent(Box::new(request)),
+                None => SendError::Failed(Failure::from_http1(error.error())),
+            })
+        }
+    }
+
+    /// The connection, for the record.
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        self.ready.as_ref().map(|ready| &*ready.connection)
+    }
+
+    /// Whether the connection served requests before this one.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.connection().is_some_and(|connection| connection.served.get() > 1)
+    }
+
+    /// Request and response are complete: the connection may serve the next request.
+    pub(crate) fn release(mut self) {
+        let Some(ready) = self.ready.take() else { return };
+        ready.connection.end_request();
+        if ready.sender.is_ready() || ready.sender.is_closed() {
+            self.pool.put(ready);
+            return;
+        }
+        let pool = Rc::clone(&self.pool);
+        tokio::task::spawn_local(async move {
+            let mut ready = ready;
+            // A connection that ends instead is noted by its own task.
+            if ready.sender.ready().await.is_ok() {
+                pool.put(ready);
+            }
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(ready) = self.ready.take() {
+            ready.close();
+        }
+    }
+}
