@@ -1,6 +1,9 @@
 //! What the proxy tells about itself: statistics, the record of each stream, access logs and spans.
 
 pub mod flags;
+pub mod format;
 pub mod span;
 pub mod stats;
 pub mod stream_info;
+#[cfg(test)]
+pub(crate) mod testing;
