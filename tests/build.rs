@@ -30,7 +30,7 @@ fn envoy_descriptors() -> PathBuf {
     // Only this target's packages are on the machine; asking for all would go to the network.
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let metadata = cargo_metadata::MetadataCommand::new()
-        .other_options(["--offline", "--filter-platform", &target].map(str::to_owned).to_vec())
+        .other_options(["--filter-platform", &target].map(str::to_owned).to_vec())
         .exec()
         .expect("cargo metadata runs inside a build");
     let package = metadata

@@ -129,10 +129,12 @@ impl Proxy {
         let config_path = folder.path().join("bootstrap.yaml");
         let admin_path = folder.path().join("admin-address");
         fs::write(&config_path, config)?;
-        let mut args: Vec<String> = ["--concurrency", "1", "--drain-time-s", "2", "-c"]
+        let mut args: Vec<String> = ["--concurrency", "1", "--drain-time-s", "2"]
             .map(str::to_owned)
             .to_vec();
-        args.push(config_path.display().to_string());
+        // A node is required by whatever subscribes, be it only to a file.
+        args.extend(["--service-node", "test", "--service-cluster", "test"].map(str::to_owned));
+        args.extend(["-c".to_owned(), config_path.display().to_string()]);
         args.push("--admin-address-path".to_owned());
         args.push(admin_path.display().to_string());
         if kind == Kind::Envoy {

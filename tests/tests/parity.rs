@@ -6,13 +6,13 @@ include!(concat!(env!("OUT_DIR"), "/parity_cases.rs"));
 
 fn run(name: &str) {
     if let Err(error) = block_on(parity::run(name)) {
-        panic!("{name}: {error:?}");
+        panic!("{name}: {error:#}");
     }
 }
 
 #[test]
 fn every_documented_difference_is_shown_by_a_case() {
     if let Err(error) = parity::check_documentation() {
-        panic!("{error:?}");
+        panic!("{error:#}");
     }
 }

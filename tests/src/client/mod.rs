@@ -42,6 +42,8 @@ pub struct Response {
     pub status: u16,
     /// `HTTP/1.1`, `HTTP/1.0` or `HTTP/2`.
     pub version: String,
+    /// Statuses of the interim replies before it (raw conversations only).
+    pub interim: Vec<u16>,
     /// Headers in the order received.
     pub headers: Vec<(String, String)>,
     /// The body as far as it came.

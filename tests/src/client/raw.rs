@@ -76,8 +76,24 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len().max(1)).any(|window| window == needle)
 }
 
-/// Splits what a raw HTTP/1 conversation gave into its first message and the bytes after the head.
+/// Splits what a raw HTTP/1 conversation gave into its first final reply, the interim ones before
+/// it, and the bytes after its head.
 pub fn parse(received: &[u8]) -> Response {
+    let mut rest = received;
+    let mut interim = Vec::new();
+    loop {
+        let mut response = parse_one(rest);
+        let more = response.body.starts_with(b"HTTP/1.");
+        if !(100..200).contains(&response.status) || !more {
+            response.interim = interim;
+            return response;
+        }
+        interim.push(response.status);
+        rest = &rest[rest.len() - response.body.len()..];
+    }
+}
+
+fn parse_one(received: &[u8]) -> Response {
     let text = String::from_utf8_lossy(received);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let mut lines = head.split("\r\n");
@@ -102,6 +118,12 @@ mod tests {
         assert_eq!(reply.status, 400);
         assert_eq!(reply.header("connection"), Some("close"));
         assert_eq!(reply.text(), "body");
+    }
+
+    #[test]
+    fn interim_replies_are_not_the_reply() {
+        let reply = parse(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\na: b\r\n\r\nx");
+        assert_eq!((reply.status, reply.interim.as_slice()), (201, [100].as_slice()));
     }
 
     #[test]

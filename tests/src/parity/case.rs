@@ -47,6 +47,9 @@ pub(super) struct Case {
     pub(super) log_lines: Option<usize>,
     /// Both proxies refuse the configuration; ours says each of these texts.
     pub(super) reject: Option<Vec<String>>,
+    /// Files to write into `{{tmp}}` before the start.
+    #[serde(default)]
+    pub(super) files: BTreeMap<String, String>,
     /// What the upstream at `{{raw}}` answers, byte for byte.
     pub(super) raw_upstream: Option<String>,
     /// The requests, one after the other.
@@ -88,6 +91,10 @@ pub(super) struct Request {
     pub(super) raw: Option<Vec<Step>>,
     /// Instead of a request: a POST to the admin endpoint.
     pub(super) admin_post: Option<String>,
+    /// Instead of a request: replaces a file of `{{tmp}}` by a rename, as mounted volumes do.
+    pub(super) write: Option<(String, String)>,
+    /// Repeats the request until it gives this status: for changes that take effect a little later.
+    pub(super) until_status: Option<u16>,
     /// Requests with the same name here share a connection.
     pub(super) conn: Option<String>,
     /// Which listener; `main` by default.
@@ -168,7 +175,8 @@ impl Case {
             // Only the form is asked for: any number is a port.
             filled = regex::Regex::new(r"\{\{\w+\}\}")?.replace_all(&filled, "1").into_owned();
         }
-        let value = serde_norway::Deserializer::from_str(&filled);
+        // By way of JSON, where an enum's variant is a key and not a YAML tag.
+        let value: Value = serde_norway::from_str(&filled).context("not YAML")?;
         serde_path_to_error::deserialize(value).context("not a case")
     }
 }
@@ -176,6 +184,6 @@ impl Case {
 impl Request {
     /// Whether the step goes to a listener, and so gives an access-log line.
     pub(super) fn is_traffic(&self) -> bool {
-        self.admin_post.is_none()
+        self.admin_post.is_none() && self.write.is_none()
     }
 }

@@ -82,6 +82,7 @@ impl Normaliser {
         Outcome {
             status: response.status,
             version: response.version.clone(),
+            interim: response.interim.clone(),
             headers,
             body,
             trailers: self.headers(&response.trailers),

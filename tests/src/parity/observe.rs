@@ -41,6 +41,9 @@ pub(super) async fn run(
         None => None,
     };
     let case = Case::parse(text, &places)?;
+    for (name, content) in &case.files {
+        std::fs::write(folder.path().join(name), content)?;
+    }
     let config = bootstrap::build(&case, &places);
     if let Some(says) = &case.reject {
         check_rejected(kind, &config, says).await?;
@@ -167,6 +170,13 @@ impl Run {
             let reply = self.proxy.admin_post(path).await?;
             return Ok(Outcome { status: reply.status, ..Outcome::default() });
         }
+        if let Some((name, content)) = &request.write {
+            let path = self.proxy.folder().join(name);
+            let new = path.with_extension("new");
+            std::fs::write(&new, content)?;
+            std::fs::rename(&new, &path)?;
+            return Ok(Outcome::default());
+        }
         let address = self.address(request.listener.as_deref().unwrap_or("main")).await?;
         if request.repeat.is_some() {
             return self.repeat(request, address).await;
@@ -179,6 +189,15 @@ impl Run {
             })
             .await?;
             return Ok(Outcome { upstream: self.reached(request), ..Outcome::default() });
+        }
+        if let Some(status) = request.until_status {
+            wait::until("the change to take effect", SETTLE, async || {
+                let seen = self.send(request, address).await?.status;
+                self.upstreams.take_received();
+                ensure!(seen == status, "status {seen}, not {status}");
+                Ok(())
+            })
+            .await?;
         }
         let start = Instant::now();
         let response = self.send(request, address).await?;

@@ -22,6 +22,7 @@ pub(super) struct Observed {
 pub(super) struct Outcome {
     pub(super) status: u16,
     pub(super) version: String,
+    pub(super) interim: Vec<u16>,
     pub(super) headers: Headers,
     pub(super) body: String,
     pub(super) trailers: Headers,
