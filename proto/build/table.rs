@@ -3,46 +3,52 @@
 
 use std::{collections::HashMap, fmt::Write};
 
-use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
-use super::{prune::Kept, rules};
+use super::{reach::Kept, rules};
 
-/// Rust source that defines `NAMES`, `MESSAGES`, `FIELDS`, `ONEOFS` and `RULES`.
+/// Rust source that defines `NAMES` and the lists of rows.
 pub(crate) fn generate(kept: &Kept) -> String {
+    let index = |names: Vec<&String>| names.into_iter().cloned().zip(0..).collect();
     let mut table = Table {
-        kept: kept
-            .messages
-            .keys()
-            .zip(0..)
-            .map(|(name, index)| (name.as_str(), index))
-            .collect(),
+        message_index: index(kept.messages.keys().collect()),
+        enum_index: index(kept.enums.keys().collect()),
         names: Names::default(),
         fields: Vec::new(),
         oneofs: Vec::new(),
+        enum_values: Vec::new(),
         rules: vec!["NO_RULES".to_owned()],
     };
-    let messages: Vec<String> = kept
+    let enums: Vec<_> = kept
+        .enums
+        .values()
+        .map(|item| table.enumeration(item))
+        .collect();
+    let messages: Vec<_> = kept
         .messages
         .values()
         .map(|message| table.message(message))
         .collect();
 
-    let mut code = String::new();
-    let mut row_list = |name: &str, row: &str, rows: &[String]| {
+    let lists = [
+        ("MESSAGES", "Message", &messages),
+        ("FIELDS", "Field", &table.fields),
+        ("ONEOFS", "Oneof", &table.oneofs),
+        ("ENUMS", "Enum", &enums),
+        ("ENUM_VALUES", "EnumValue", &table.enum_values),
+        ("RULES", "Rules", &table.rules),
+    ];
+    let mut code = format!("static NAMES: &str = {:?};\n", table.names.text);
+    for (list, row, rows) in lists {
+        let rows_code = rows.join(",\n    ");
         writeln!(
             code,
-            "pub(super) static {name}: [{row}; {}] = [",
+            "static {list}: [{row}; {}] = [\n    {rows_code},\n];",
             rows.len()
         )
-        .and_then(|()| rows.iter().try_for_each(|row| writeln!(code, "    {row},")))
-        .and_then(|()| writeln!(code, "];"))
         .expect("writing to a string does not fail");
-    };
-    row_list("MESSAGES", "Message", &messages);
-    row_list("FIELDS", "Field", &table.fields);
-    row_list("ONEOFS", "Oneof", &table.oneofs);
-    row_list("RULES", "Rules", &table.rules);
-    code + &format!("pub(super) static NAMES: &str = {:?};\n", table.names.text)
+    }
+    code
 }
 
 #[derive(Default)]
@@ -63,15 +69,32 @@ impl Names {
     }
 }
 
-struct Table<'a> {
-    kept: HashMap<&'a str, usize>,
+struct Table {
+    message_index: HashMap<String, usize>,
+    enum_index: HashMap<String, usize>,
     names: Names,
     fields: Vec<String>,
     oneofs: Vec<String>,
+    enum_values: Vec<String>,
     rules: Vec<String>,
 }
 
-impl Table<'_> {
+impl Table {
+    fn enumeration(&mut self, item: &EnumDescriptor) -> String {
+        let first = self.enum_values.len();
+        for value in item.values() {
+            let name = self.names.add(value.name());
+            self.enum_values.push(format!(
+                "EnumValue {{ name: {name}, number: {} }}",
+                value.number()
+            ));
+        }
+        format!(
+            "Enum {{ first_value: {first}, values: {} }}",
+            self.enum_values.len() - first
+        )
+    }
+
     fn message(&mut self, message: &MessageDescriptor) -> String {
         let options = message.options();
         for extension in ["validate.disabled", "validate.ignored"] {
@@ -137,7 +160,7 @@ impl Table<'_> {
     fn kind(&self, field: &FieldDescriptor) -> String {
         match field.kind() {
             Kind::Message(message) => {
-                let index = self.kept[message.full_name()];
+                let index = self.message_index[message.full_name()];
                 assert!(
                     !field.is_group(),
                     "{}: groups are not implemented",
@@ -145,7 +168,7 @@ impl Table<'_> {
                 );
                 format!("Kind::Message({index})")
             }
-            Kind::Enum(_) => "Kind::Enum".to_owned(),
+            Kind::Enum(item) => format!("Kind::Enum({})", self.enum_index[item.full_name()]),
             // `Debug` writes the name of the protobuf type, such as `uint32`.
             scalar => {
                 let mut name = format!("{scalar:?}");

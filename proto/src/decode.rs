@@ -2,11 +2,7 @@
 
 use prost::{Message, Name};
 
-use crate::{
-    error::FieldError,
-    google::protobuf::Any,
-    validate::{type_name, validate},
-};
+use crate::{error::FieldError, google::protobuf::Any, schema::type_name, validate::validate};
 
 /// Decodes a message, such as a resource of an xDS response.
 ///

@@ -32,6 +32,7 @@ pub mod xds {
 
 mod decode;
 mod error;
+mod schema;
 mod text;
 mod validate;
 

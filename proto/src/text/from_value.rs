@@ -1,25 +1,23 @@
 //! A JSON value into the wire bytes of a message, going on after each error.
 //!
-//! The structure (names, lists, maps, oneofs, `Any`) is walked here, so that every error has its path
-//! and the walk goes on after it; each leaf (scalars, durations, timestamps, free-form structs) is read
-//! by `prost-reflect`.
+//! The walk follows the static table, so that every error has its path and is not the last one that
+//! can be found; each leaf is read as a whole.
 
 use std::collections::HashMap;
 
-use prost::Message;
-use prost_reflect::{
-    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor,
-    Value as Field,
-};
+use prost::encoding;
 use serde_json::{Map, Value};
 
 use super::{
-    mapping::{expectation, leaf_form, map_key, wrapper_name},
-    pool,
+    hint::{nearest, show},
+    leaf,
 };
 use crate::{
     error::{Errors, MAX_DEPTH, Path},
-    validate::type_name,
+    schema::{
+        table::{Enum, Field, Kind, Message, Shape, Special},
+        type_name,
+    },
 };
 
 /// What could be read, and what could not.
@@ -45,13 +43,11 @@ impl Explained {
 }
 
 /// Reads a value as the message.
-pub(super) fn read(descriptor: &MessageDescriptor, value: &Value) -> Parsed {
+pub(super) fn read(row: &'static Message, value: &Value) -> Parsed {
     let mut reader = Reader::default();
-    let message = reader.message(descriptor, value, &Path::ROOT, 0);
+    let wire = reader.message(row, value, &Path::ROOT, 0);
     Parsed {
-        wire: message
-            .map(|message| message.encode_to_vec())
-            .unwrap_or_default(),
+        wire: wire.unwrap_or_default(),
         errors: reader.errors,
         explained: reader.explained,
     }
@@ -69,14 +65,14 @@ impl Reader {
         self.errors.add(path, reason);
     }
 
-    /// `None` when nothing of it could be read; the error is then reported.
+    /// The wire bytes; `None` when nothing of it could be read, which is then reported.
     fn message(
         &mut self,
-        descriptor: &MessageDescriptor,
+        row: &'static Message,
         value: &Value,
         path: &Path<'_>,
         depth: usize,
-    ) -> Option<DynamicMessage> {
+    ) -> Option<Vec<u8>> {
         if depth >= MAX_DEPTH {
             self.fail(
                 path,
@@ -84,222 +80,224 @@ impl Reader {
             );
             return None;
         }
-        if let Some(expected) = leaf_form(descriptor.full_name()) {
-            return self.leaf(descriptor, value, expected, path);
+        if let Some(expected) = leaf::form(row.name()) {
+            return self.leaf(row, value, expected, path);
         }
         let Value::Object(entries) = value else {
             self.fail(path, format!("expected an object, got {}", show(value)));
             return None;
         };
-        if descriptor.full_name() == "google.protobuf.Any" {
-            return self.any(descriptor, entries, path, depth);
+        if row.special == Special::Any {
+            return self.any(entries, path, depth);
         }
-        let mut message = DynamicMessage::new(descriptor.clone());
-        let mut oneofs: HashMap<String, String> = HashMap::new();
+        let mut message = Building {
+            row,
+            wire: Vec::new(),
+            seen: HashMap::new(),
+            oneofs: vec![None; row.oneofs().len()],
+        };
         for (name, value) in entries {
             if self.errors.is_full() {
                 break;
             }
-            let Some(field) = find_field(descriptor, name) else {
-                self.unknown_field(descriptor, name, path);
-                continue;
-            };
-            self.field(
-                &mut message,
-                &field,
-                (name, value),
-                path,
-                depth,
-                &mut oneofs,
-            );
+            match row.fields().iter().find(|field| is_named(field, name)) {
+                Some(field) => self.member(&mut message, field, (name, value), path, depth),
+                None => self.unknown_field(row, name, path),
+            }
         }
-        Some(message)
+        Some(message.wire)
     }
 
     /// Reads one member of an object into its message.
-    fn field(
+    fn member<'v>(
         &mut self,
-        message: &mut DynamicMessage,
-        field: &FieldDescriptor,
-        (name, value): (&str, &Value),
+        message: &mut Building<'v>,
+        field: &'static Field,
+        (name, value): (&'v str, &Value),
         parent: &Path<'_>,
         depth: usize,
-        oneofs: &mut HashMap<String, String>,
     ) {
         let path = parent.field(field.name());
         if value.is_null() && !takes_null(field) {
             // Null means absent.
             return;
         }
-        if name != field.name() && message.has_field(field) {
+        if let Some(first) = message.seen.insert(field.number, name) {
             self.errors
-                .add(&path, format!("given twice, also as `{name}`"));
+                .add(&path, format!("given twice, as `{first}` and as `{name}`"));
             return;
         }
-        let oneof = field.containing_oneof();
-        if let Some(oneof) = &oneof {
-            let first = oneofs
-                .entry(oneof.name().to_owned())
-                .or_insert_with(|| field.name().to_owned());
-            if first != field.name() {
+        if let Some(set) = field
+            .oneof()
+            .and_then(|oneof| message.oneofs.get_mut(oneof))
+        {
+            if let Some(first) = set {
                 let reason = format!("only one of `{first}` and `{}` may be set", field.name());
                 self.errors.add(&path, reason);
                 return;
             }
+            *set = Some(field.name());
         }
-        let read = if field.is_map() {
-            self.map(field, value, &path, depth)
-        } else if field.is_list() {
-            self.list(field, value, &path, depth)
-        } else {
-            self.single(&field.kind(), value, &path, depth)
+        let read = match field.shape {
+            Shape::Map => self.map(field, value, &path, depth, &mut message.wire),
+            Shape::Repeated => self.list(field, value, &path, depth, &mut message.wire),
+            Shape::Implicit | Shape::Optional => self.single(
+                field.kind,
+                field.number,
+                value,
+                &path,
+                depth,
+                &mut message.wire,
+            ),
         };
-        match (read, oneof) {
-            (Some(read), _) => message.set_field(field, read),
+        if read.is_none() {
             // The oneof is unset only because its member could not be read.
-            (None, Some(oneof)) => self.explain_oneof(&oneof, parent),
-            (None, None) => {}
+            self.explain_oneof(message.row, field, parent);
         }
     }
 
-    fn explain_oneof(&mut self, oneof: &OneofDescriptor, parent: &Path<'_>) {
-        self.explained
-            .0
-            .push(parent.field(oneof.name()).to_string());
+    fn explain_oneof(&mut self, row: &Message, field: &Field, parent: &Path<'_>) {
+        if let Some(oneof) = field.oneof().and_then(|oneof| row.oneofs().get(oneof)) {
+            self.explained
+                .0
+                .push(parent.field(oneof.name()).to_string());
+        }
     }
 
-    fn unknown_field(&mut self, descriptor: &MessageDescriptor, name: &str, path: &Path<'_>) {
-        let fields: Vec<_> = descriptor.fields().collect();
-        let near = nearest(
-            name,
-            fields
-                .iter()
-                .flat_map(|field| [(field.name(), field), (field.json_name(), field)]),
-        );
+    fn unknown_field(&mut self, row: &'static Message, name: &str, path: &Path<'_>) {
         let place = path.field(name);
-        let Some(field) = near else {
+        // A name in camelCase is compared in its snake_case form.
+        let snake: String = name
+            .chars()
+            .flat_map(|char| {
+                let underscore = char.is_ascii_uppercase().then_some('_');
+                underscore.into_iter().chain([char.to_ascii_lowercase()])
+            })
+            .collect();
+        let names = || row.fields().iter().map(|field| (field.name(), field));
+        let Some(field) = nearest(name, names()).or_else(|| nearest(&snake, names())) else {
             self.errors.add(&place, "unknown field");
             return;
         };
-        self.errors.add(
-            &place,
-            format!("unknown field; did you mean `{}`?", field.name()),
-        );
+        let reason = format!("unknown field; did you mean `{}`?", field.name());
+        self.errors.add(&place, reason);
         // That the field which was meant is missing needs no second error.
         self.explained.0.push(path.field(field.name()).to_string());
-        if let Some(oneof) = field.containing_oneof() {
-            self.explain_oneof(&oneof, path);
-        }
+        self.explain_oneof(row, field, path);
     }
 
     fn list(
         &mut self,
-        field: &FieldDescriptor,
+        field: &'static Field,
         value: &Value,
         path: &Path<'_>,
         depth: usize,
-    ) -> Option<Field> {
+        wire: &mut Vec<u8>,
+    ) -> Option<()> {
         let Value::Array(items) = value else {
             self.fail(path, format!("expected a list, got {}", show(value)));
             return None;
         };
-        let kind = field.kind();
-        let mut list = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
-            // An item that cannot be read keeps its place, so that the paths of the others stay right.
-            let read = self.single(&kind, item, &path.index(index), depth);
-            list.push(read.unwrap_or_else(|| Field::default_value(&kind)));
+            let path = path.index(index);
+            if self
+                .single(field.kind, field.number, item, &path, depth, wire)
+                .is_none()
+            {
+                // An item that cannot be read keeps its place, so that the paths after it are right.
+                encode_default(field.kind, field.number, wire);
+            }
         }
-        Some(Field::List(list))
+        Some(())
     }
 
     fn map(
         &mut self,
-        field: &FieldDescriptor,
+        field: &'static Field,
         value: &Value,
         path: &Path<'_>,
         depth: usize,
-    ) -> Option<Field> {
-        let (Value::Object(entries), Kind::Message(entry)) = (value, field.kind()) else {
+        wire: &mut Vec<u8>,
+    ) -> Option<()> {
+        let Value::Object(entries) = value else {
             self.fail(path, format!("expected an object, got {}", show(value)));
             return None;
         };
-        let (key_kind, value_kind) = (
-            entry.map_entry_key_field().kind(),
-            entry.map_entry_value_field().kind(),
-        );
-        let mut map = HashMap::with_capacity(entries.len());
+        let [key_field, value_field] = field.kind.message()?.fields() else {
+            return None;
+        };
         for (key, value) in entries {
             let path = path.key(key);
-            let Some(map_key) = map_key(&key_kind, key) else {
-                self.fail(
-                    &path,
-                    format!("expected {} as the key", expectation(&key_kind)),
-                );
-                continue;
+            let mut entry = Vec::new();
+            // Keys that are no text are written as text in JSON.
+            let as_value = match key_field.kind {
+                Kind::Bool => key.parse().map_or(Value::Null, Value::Bool),
+                _ => key.as_str().into(),
             };
-            if let Some(value) = self.single(&value_kind, value, &path, depth + 1) {
-                map.insert(map_key, value);
+            if leaf::read_scalar(key_field.kind, key_field.number, &as_value, &mut entry).is_none()
+            {
+                let expected = leaf::expectation(key_field.kind);
+                self.fail(&path, format!("expected {expected} as the key"));
+                continue;
+            }
+            let (kind, number) = (value_field.kind, value_field.number);
+            if self
+                .single(kind, number, value, &path, depth + 1, &mut entry)
+                .is_some()
+            {
+                encoding::bytes::encode(field.number, &entry, wire);
             }
         }
-        Some(Field::Map(map))
+        Some(())
     }
 
     fn single(
         &mut self,
-        kind: &Kind,
+        kind: Kind,
+        number: u32,
         value: &Value,
         path: &Path<'_>,
         depth: usize,
-    ) -> Option<Field> {
-        match kind {
-            Kind::Message(descriptor) => self
-                .message(descriptor, value, path, depth + 1)
-                .map(Field::Message),
-            Kind::Enum(descriptor) => self.enumeration(descriptor, value, path),
-            scalar => {
-                // The wrapper of a scalar has the same JSON form as the scalar.
-                let wrapper = pool::message(wrapper_name(scalar)?)?;
-                let number = wrapper.get_field_by_name("value")?;
-                let message = self.leaf(&wrapper, value, expectation(scalar), path)?;
-                Some(message.get_field(&number).into_owned())
-            }
+        wire: &mut Vec<u8>,
+    ) -> Option<()> {
+        if let Some(row) = kind.message() {
+            let inner = self.message(row, value, path, depth + 1)?;
+            encoding::bytes::encode(number, &inner, wire);
+            return Some(());
         }
+        if let Some(row) = kind.enumeration() {
+            let value = self.enumeration(row, value, path)?;
+            encoding::int32::encode(number, &value, wire);
+            return Some(());
+        }
+        let read = leaf::read_scalar(kind, number, value, wire);
+        if read.is_none() {
+            let expected = leaf::expectation(kind);
+            self.fail(path, format!("expected {expected}, got {}", show(value)));
+        }
+        read
     }
 
-    fn enumeration(
-        &mut self,
-        descriptor: &EnumDescriptor,
-        value: &Value,
-        path: &Path<'_>,
-    ) -> Option<Field> {
-        if descriptor.full_name() == "google.protobuf.NullValue" && value.is_null() {
-            return Some(Field::EnumNumber(0));
-        }
+    fn enumeration(&mut self, row: &'static Enum, value: &Value, path: &Path<'_>) -> Option<i32> {
         let Value::String(name) = value else {
             // A number stands for itself; the rules say whether it must be a known one.
-            let number = value
-                .as_i64()
-                .or_else(|| {
-                    value
-                        .as_f64()
-                        .filter(|value| value.fract() == 0.0)
-                        .map(|value| value as i64)
-                })
-                .and_then(|number| i32::try_from(number).ok());
+            let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
             if number.is_none() {
                 self.fail(path, format!("expected an enum value, got {}", show(value)));
             }
-            return number.map(Field::EnumNumber);
+            return number;
         };
-        if let Some(value) = descriptor.get_value_by_name(name) {
-            return Some(Field::EnumNumber(value.number()));
+        let values = row.values();
+        if let Some(value) = values.iter().find(|value| value.name() == name) {
+            return Some(value.number);
         }
-        let values: Vec<_> = descriptor.values().collect();
-        let names = values.iter().map(|value| value.name());
-        let hint = match nearest(name, names.clone().map(|name| (name, name))) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("expected one of {}", names.collect::<Vec<_>>().join(", ")),
+        let upper = name.to_ascii_uppercase();
+        let hint = match nearest(&upper, values.iter().map(|value| (value.name(), value))) {
+            Some(near) => format!("did you mean `{}`?", near.name()),
+            None => {
+                let names: Vec<_> = values.iter().map(|value| value.name()).collect();
+                format!("expected one of {}", names.join(", "))
+            }
         };
         self.fail(path, format!("unknown enum value {}; {hint}", show(value)));
         None
@@ -307,53 +305,50 @@ impl Reader {
 
     fn any(
         &mut self,
-        descriptor: &MessageDescriptor,
         entries: &Map<String, Value>,
         path: &Path<'_>,
         depth: usize,
-    ) -> Option<DynamicMessage> {
-        let mut any = DynamicMessage::new(descriptor.clone());
+    ) -> Option<Vec<u8>> {
         if entries.is_empty() {
-            return Some(any);
+            return Some(Vec::new());
         }
         let url = match entries.get("@type") {
             Some(Value::String(url)) => url,
             Some(other) => {
-                let reason = format!("expected a type URL in `@type`, got {}", show(other));
-                self.fail(path, reason);
+                self.fail(
+                    path,
+                    format!("expected a type URL in `@type`, got {}", show(other)),
+                );
                 return None;
             }
             None => {
-                self.fail(path, "`@type` is missing: it names the message's type");
+                self.fail(
+                    path,
+                    "`@type` is missing: it names the type of this configuration",
+                );
                 return None;
             }
         };
-        let Some(inner) = type_name(url).and_then(pool::message) else {
+        let Some(row) = type_name(url).and_then(Message::named) else {
             self.unknown_type(url, path);
             return None;
         };
         let mut rest = entries.clone();
         rest.remove("@type");
-        let has_own_form =
-            inner.full_name() == "google.protobuf.Any" || leaf_form(inner.full_name()).is_some();
-        let message = if has_own_form && inner.full_name() != "google.protobuf.Empty" {
-            let value = rest.remove("value");
+        let content = if has_own_form(row) {
+            let value = rest.remove("value").unwrap_or_default();
             for name in rest.keys() {
                 let reason = "unknown field; the content of this type goes into `value`";
                 self.fail(&path.field(name), reason);
             }
-            self.message(
-                &inner,
-                value.as_ref().unwrap_or(&Value::Null),
-                path,
-                depth + 1,
-            )
+            self.message(row, &value, path, depth + 1)?
         } else {
-            self.message(&inner, &Value::Object(rest), path, depth + 1)
+            self.message(row, &Value::Object(rest), path, depth + 1)?
         };
-        any.set_field_by_name("type_url", Field::String(url.clone()));
-        any.set_field_by_name("value", Field::Bytes(message?.encode_to_vec().into()));
-        Some(any)
+        let mut wire = Vec::new();
+        encoding::string::encode(1, url, &mut wire);
+        encoding::bytes::encode(2, &content, &mut wire);
+        Some(wire)
     }
 
     fn unknown_type(&mut self, url: &str, path: &Path<'_>) {
@@ -364,62 +359,86 @@ impl Reader {
             );
             return self.fail(path, reason);
         };
-        let names: Vec<_> = pool::names().collect();
-        let near = nearest(name, names.iter().map(|name| (name.as_str(), name)));
-        let hint = near.map(|near| format!("; did you mean `type.googleapis.com/{near}`?"));
+        let near = nearest(name, Message::all().iter().map(|row| (row.name(), row)));
+        let hint = near.map(|row| format!("; did you mean `type.googleapis.com/{}`?", row.name()));
         self.fail(
             path,
             format!("unknown type URL `{url}`{}", hint.unwrap_or_default()),
         );
     }
 
-    /// Reads a value that `prost-reflect` takes as a whole.
     fn leaf(
         &mut self,
-        descriptor: &MessageDescriptor,
+        row: &Message,
         value: &Value,
         expected: &str,
         path: &Path<'_>,
-    ) -> Option<DynamicMessage> {
+    ) -> Option<Vec<u8>> {
         // Free-form values nest by themselves, up to three messages for each level.
         if !is_shallow(value, MAX_DEPTH / 3) {
             self.fail(path, "the value is nested too deep");
             return None;
         }
-        match DynamicMessage::deserialize(descriptor.clone(), value) {
-            Ok(message) => Some(message),
-            Err(_) => {
-                self.fail(path, format!("expected {expected}, got {}", show(value)));
-                None
-            }
+        let read = leaf::read(row.name(), value);
+        if read.is_none() {
+            self.fail(path, format!("expected {expected}, got {}", show(value)));
         }
+        read
     }
 }
 
-fn find_field(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
-    descriptor
-        .get_field_by_name(name)
-        .or_else(|| descriptor.get_field_by_json_name(name))
+/// A message whose members are being read.
+struct Building<'v> {
+    row: &'static Message,
+    wire: Vec<u8>,
+    /// Under which name a field was given, by its number.
+    seen: HashMap<u32, &'v str>,
+    /// Which member of each oneof was given.
+    oneofs: Vec<Option<&'static str>>,
+}
+
+/// Whether an `Any` holds this type's JSON form in `value`, not beside `@type`.
+pub(super) fn has_own_form(row: &Message) -> bool {
+    row.name() != "google.protobuf.Empty"
+        && (row.special == Special::Any || leaf::form(row.name()).is_some())
+}
+
+/// Whether a JSON name means the field: as it is, or in camelCase.
+fn is_named(field: &Field, name: &str) -> bool {
+    if field.name() == name {
+        return true;
+    }
+    let mut after_underscore = false;
+    let camel = field.name().chars().filter_map(|char| {
+        let is_first = std::mem::replace(&mut after_underscore, char == '_');
+        match char {
+            '_' => None,
+            _ if is_first => Some(char.to_ascii_uppercase()),
+            _ => Some(char),
+        }
+    });
+    camel.eq(name.chars())
 }
 
 /// Whether null is a value of the field and not its absence.
-fn takes_null(field: &FieldDescriptor) -> bool {
-    match field.kind() {
-        Kind::Message(message) => message.full_name() == "google.protobuf.Value",
-        Kind::Enum(descriptor) => descriptor.full_name() == "google.protobuf.NullValue",
-        _ => false,
-    }
+fn takes_null(field: &Field) -> bool {
+    field
+        .kind
+        .message()
+        .is_some_and(|row| row.name() == "google.protobuf.Value")
 }
 
-/// The candidate that a name was probably meant to be.
-fn nearest<'a, T>(name: &str, candidates: impl Iterator<Item = (&'a str, T)>) -> Option<T> {
-    // A third of the letters may differ, not more than four.
-    let limit = (name.chars().count() / 3).clamp(1, 4);
-    candidates
-        .map(|(candidate, item)| (strsim::damerau_levenshtein(name, candidate), item))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, item)| item)
+fn encode_default(kind: Kind, number: u32, wire: &mut Vec<u8>) {
+    match kind {
+        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => {
+            encoding::fixed64::encode(number, &0, wire)
+        }
+        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => encoding::fixed32::encode(number, &0, wire),
+        Kind::String | Kind::Bytes | Kind::Message(_) => {
+            encoding::bytes::encode(number, &Vec::new(), wire);
+        }
+        _ => encoding::uint64::encode(number, &0, wire),
+    }
 }
 
 fn is_shallow(value: &Value, levels: usize) -> bool {
@@ -429,19 +448,5 @@ fn is_shallow(value: &Value, levels: usize) -> bool {
             levels > 0 && entries.values().all(|item| is_shallow(item, levels - 1))
         }
         _ => true,
-    }
-}
-
-/// A short form of a value for an error.
-fn show(value: &Value) -> String {
-    const MAX_CHARS: usize = 60;
-    match value {
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
-        Value::String(text) if text.chars().count() > MAX_CHARS => {
-            let start: String = text.chars().take(MAX_CHARS).collect();
-            format!("{start:?}…")
-        }
-        other => other.to_string(),
     }
 }

@@ -1,8 +1,8 @@
 //! Text to messages and back: YAML and JSON, in protobuf's JSON mapping.
 
 mod from_value;
-mod mapping;
-mod pool;
+mod hint;
+mod leaf;
 mod to_value;
 mod yaml;
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     error::{Errors, FieldError, Path},
     google::protobuf::Any,
+    schema::table::Message as Row,
     validate::validate,
 };
 
@@ -28,12 +29,12 @@ where
     M: Message + Default + Name,
 {
     let type_name = M::full_name();
-    let Some(descriptor) = pool::message(&type_name) else {
+    let Some(row) = Row::named(&type_name) else {
         let mut errors = Errors::default();
         errors.add(&Path::ROOT, format!("unknown message type `{type_name}`"));
         return Err(errors.into_vec());
     };
-    let parsed = from_value::read(&descriptor, &value);
+    let parsed = from_value::read(row, &value);
     // What was read is validated in spite of errors, so that one run shows both kinds.
     let invalid = validate(&type_name, &parsed.wire);
     let mut errors = parsed.errors;
@@ -56,15 +57,14 @@ where
 /// as its base64 text.
 ///
 /// # Errors
-/// When the message's type is not in the descriptor set.
+/// When the message's type is not in the table.
 pub fn value_from_message<M: Message + Name>(message: &M) -> Result<Value, FieldError> {
     let type_name = M::full_name();
-    pool::message(&type_name)
-        .ok_or_else(|| format!("unknown message type `{type_name}`"))
-        .and_then(|descriptor| to_value::write(descriptor, &message.encode_to_vec()))
-        .map_err(|reason| FieldError {
+    Row::named(&type_name)
+        .and_then(|row| to_value::write(row, &message.encode_to_vec()))
+        .ok_or_else(|| FieldError {
             path: String::new(),
-            reason,
+            reason: format!("the message type `{type_name}` is unknown"),
         })
 }
 

@@ -1,63 +1,75 @@
 //! Wire bytes of a message into a JSON value with Envoy's names, secrets left out.
 
-use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage,
-    SerializeOptions, Value as Field,
-};
 use serde_json::{Map, Value};
 
-use super::{
-    mapping::{leaf_form, wrapper_name},
-    pool,
+use super::{from_value::has_own_form, leaf};
+use crate::{
+    error::MAX_DEPTH,
+    schema::{
+        table::{Field, Kind, Message, Shape, Special},
+        type_name,
+        wire::{self, Entry, Raw, Scalar, concatenate},
+    },
 };
-use crate::validate::{is_sensitive, type_name};
 
 const REDACTED: &str = "[redacted]";
 
-/// The message as a value; the error says why the bytes are not that message.
-pub(super) fn write(descriptor: MessageDescriptor, wire: &[u8]) -> Result<Value, String> {
-    let message = DynamicMessage::decode(descriptor, wire).map_err(|err| err.to_string())?;
-    Ok(Writer { redact: false }.message(&message))
+/// The message as a value; `None` when the bytes are no message.
+pub(super) fn write(row: &'static Message, wire: &[u8]) -> Option<Value> {
+    Writer::default().message(row, wire)
 }
 
 /// The message in an `Any`, or its bytes when the type is unknown or they do not fit it.
 pub(super) fn any(type_url: &str, wire: &[u8]) -> Value {
-    Writer { redact: false }.any(type_url, wire)
+    Writer::default().any(type_url, wire)
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Writer {
     /// Whether everything here is part of a secret.
     redact: bool,
+    depth: usize,
 }
 
 impl Writer {
-    fn message(self, message: &DynamicMessage) -> Value {
-        let descriptor = message.descriptor();
-        if descriptor.full_name() == "google.protobuf.Any" {
-            let url = message.get_field_by_name("type_url");
-            let wire = message.get_field_by_name("value");
-            return self.any(
-                url.as_deref().and_then(Field::as_str).unwrap_or_default(),
-                wire.as_deref()
-                    .and_then(Field::as_bytes)
-                    .map_or(&[], |bytes| bytes),
-            );
+    fn message(self, row: &'static Message, wire: &[u8]) -> Option<Value> {
+        if self.depth >= MAX_DEPTH {
+            return None;
         }
-        if leaf_form(descriptor.full_name()).is_some() {
-            return self.leaf(message);
+        if leaf::form(row.name()).is_some() {
+            return if self.redact {
+                Some(REDACTED.into())
+            } else {
+                leaf::write(row.name(), wire)
+            };
+        }
+        // Fields that nobody knows have no name to be shown under.
+        let entries = wire::entries(row, wire, |_| {}).ok()?;
+        if row.special == Special::Any {
+            let (mut url, mut content): (&str, &[u8]) = ("", &[]);
+            for (field, raw) in entries {
+                match Scalar::read(field.kind, raw) {
+                    Ok(Scalar::Text(text)) => url = text,
+                    Ok(Scalar::Bytes(bytes)) => content = bytes,
+                    _ => {}
+                }
+            }
+            return Some(self.any(url, content));
         }
         let mut object = Map::new();
-        for (field, value) in message.fields() {
-            let is_secret = is_sensitive(descriptor.full_name(), field.number());
-            let writer = Self {
-                redact: self.redact || is_secret,
+        for values in entries.chunk_by(|(one, _), (other, _)| one.number == other.number) {
+            let Some((field, _)) = values.first() else {
+                continue;
             };
-            if let Some(value) = writer.field(&field, value) {
+            let writer = Self {
+                redact: self.redact || field.rules().sensitive,
+                depth: self.depth + 1,
+            };
+            if let Some(value) = writer.field(field, values) {
                 object.insert(field.name().to_owned(), value);
             }
         }
-        Value::Object(object)
+        Some(Value::Object(object))
     }
 
     fn any(self, type_url: &str, wire: &[u8]) -> Value {
@@ -66,19 +78,14 @@ impl Writer {
             return Value::Object(object);
         }
         object.insert("@type".to_owned(), type_url.into());
-        let inner = type_name(type_url)
-            .and_then(pool::message)
-            .and_then(|descriptor| DynamicMessage::decode(descriptor, wire).ok());
-        let is_plain = inner.as_ref().is_some_and(|inner| {
-            let descriptor = inner.descriptor();
-            let name = descriptor.full_name();
-            name != "google.protobuf.Any" && leaf_form(name).is_none()
-        });
-        let content = match &inner {
-            Some(inner) => Some(self.message(inner)),
-            None => self.single(&Kind::Bytes, &Field::Bytes(wire.to_vec().into())),
+        let row = type_name(type_url).and_then(Message::named);
+        let deeper = Self {
+            depth: self.depth + 1,
+            ..self
         };
-        match content {
+        let content = row.and_then(|row| deeper.message(row, wire));
+        let is_plain = !row.is_some_and(has_own_form);
+        match content.or_else(|| self.scalar(Kind::Bytes, Scalar::Bytes(wire))) {
             Some(Value::Object(entries)) if is_plain => object.extend(entries),
             Some(other) => {
                 object.insert("value".to_owned(), other);
@@ -88,74 +95,92 @@ impl Writer {
         Value::Object(object)
     }
 
-    fn field(self, field: &FieldDescriptor, value: &Field) -> Option<Value> {
-        match value {
-            Field::List(items) => {
-                let kind = field.kind();
-                let items = items.iter().filter_map(|item| self.single(&kind, item));
-                Some(Value::Array(items.collect()))
+    fn field(self, field: &Field, values: &[Entry<'_>]) -> Option<Value> {
+        match field.shape {
+            Shape::Map => self.map(field, values),
+            Shape::Repeated => Some(Value::Array(self.list(field, values))),
+            Shape::Implicit | Shape::Optional => {
+                let (_, last) = values.last()?;
+                match field.kind.message() {
+                    Some(row) => self.message(row, &concatenate(values)?),
+                    None => {
+                        let value = Scalar::read(field.kind, *last).ok()?;
+                        let is_absent = field.shape == Shape::Implicit && value.is_default();
+                        if is_absent {
+                            None
+                        } else {
+                            self.scalar(field.kind, value)
+                        }
+                    }
+                }
             }
-            Field::Map(entries) => {
-                let Kind::Message(entry) = field.kind() else {
-                    return None;
-                };
-                let kind = entry.map_entry_value_field().kind();
-                let mut entries: Vec<_> = entries
-                    .iter()
-                    .filter_map(|(key, value)| Some((show_key(key), self.single(&kind, value)?)))
-                    .collect();
-                // The order of a hash map would differ from one dump to the next.
-                entries.sort_by(|(one, _), (other, _)| one.cmp(other));
-                Some(Value::Object(entries.into_iter().collect()))
-            }
-            single => self.single(&field.kind(), single),
         }
+    }
+
+    fn list(self, field: &Field, values: &[Entry<'_>]) -> Vec<Value> {
+        let mut list = Vec::new();
+        for (_, raw) in values {
+            match (field.kind.message(), *raw) {
+                (Some(row), Raw::Bytes(bytes)) => list.extend(self.message(row, bytes)),
+                (Some(_), _) => {}
+                (None, raw) => Scalar::read_packed(field.kind, raw, |value| {
+                    list.extend(value.ok().and_then(|value| self.scalar(field.kind, value)));
+                }),
+            }
+        }
+        list
+    }
+
+    fn map(self, field: &Field, values: &[Entry<'_>]) -> Option<Value> {
+        let entry = field.kind.message()?;
+        let [key_field, value_field] = entry.fields() else {
+            return None;
+        };
+        let mut map = Vec::new();
+        for (_, raw) in values {
+            let Raw::Bytes(bytes) = *raw else {
+                continue;
+            };
+            let parts = wire::entries(entry, bytes, |_| {}).ok()?;
+            let last = |field: &Field| {
+                let found = parts
+                    .iter()
+                    .rfind(|(other, _)| other.number == field.number);
+                found.map(|(_, raw)| *raw)
+            };
+            let scalar = |field: &Field| match last(field) {
+                Some(raw) => Scalar::read(field.kind, raw).ok(),
+                None => Scalar::default_of(field.kind),
+            };
+            let key = scalar(key_field)?.as_key();
+            let value = match (value_field.kind.message(), last(value_field)) {
+                (Some(row), Some(Raw::Bytes(bytes))) => self.message(row, bytes),
+                (Some(row), _) => self.message(row, &[]),
+                (None, _) => {
+                    scalar(value_field).and_then(|value| self.scalar(value_field.kind, value))
+                }
+            };
+            map.extend(value.map(|value| (key, value)));
+        }
+        // The order of the hash map that wrote the bytes would differ from one dump to the next.
+        map.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Some(Value::Object(map.into_iter().collect()))
     }
 
     /// `None` for the parts of a secret that are no text: they are left out, as Envoy does.
-    fn single(self, kind: &Kind, value: &Field) -> Option<Value> {
-        let redacted;
-        let value = match value {
-            Field::Message(message) => return Some(self.message(message)),
-            Field::String(_) if self.redact => return Some(REDACTED.into()),
-            Field::Bytes(_) if self.redact => {
-                redacted = Field::Bytes(REDACTED.into());
-                &redacted
+    fn scalar(self, kind: Kind, value: Scalar<'_>) -> Option<Value> {
+        match value {
+            Scalar::Text(_) if self.redact => Some(REDACTED.into()),
+            Scalar::Bytes(_) if self.redact => {
+                leaf::write_scalar(Kind::Bytes, Scalar::Bytes(REDACTED.as_bytes()))
             }
-            _ if self.redact => return None,
-            Field::EnumNumber(number) => {
-                let name = kind
-                    .as_enum()
-                    .and_then(|descriptor| descriptor.get_value(*number));
-                return Some(name.map_or_else(|| (*number).into(), |value| value.name().into()));
+            _ if self.redact => None,
+            Scalar::Enum(number) => {
+                let mut values = kind.enumeration()?.values().iter();
+                let name = values.find(|value| value.number == number);
+                Some(name.map_or_else(|| number.into(), |value| value.name().into()))
             }
-            value => value,
-        };
-        // The wrapper of a scalar has the same JSON form as the scalar.
-        let mut wrapper = DynamicMessage::new(pool::message(wrapper_name(kind)?)?);
-        wrapper.try_set_field_by_name("value", value.clone()).ok()?;
-        Some(Self { redact: false }.leaf(&wrapper))
-    }
-
-    fn leaf(self, message: &DynamicMessage) -> Value {
-        if self.redact {
-            return REDACTED.into();
+            value => leaf::write_scalar(kind, value),
         }
-        let options = SerializeOptions::new().use_proto_field_name(true);
-        message
-            .serialize_with_options(serde_json::value::Serializer, &options)
-            // Such as a duration out of range: shown as what is wrong with it.
-            .unwrap_or_else(|err| err.to_string().into())
-    }
-}
-
-fn show_key(key: &MapKey) -> String {
-    match key {
-        MapKey::Bool(key) => key.to_string(),
-        MapKey::I32(key) => key.to_string(),
-        MapKey::I64(key) => key.to_string(),
-        MapKey::U32(key) => key.to_string(),
-        MapKey::U64(key) => key.to_string(),
-        MapKey::String(key) => key.clone(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::{
+use crate::schema::{
     table::{Check, Rules},
     wire::Scalar,
 };

@@ -4,13 +4,12 @@
 //! decode. It needs only the static table that the build makes, no descriptor pool.
 
 mod checks;
-mod table;
 mod walk;
-mod wire;
 
-use crate::error::{Errors, FieldError, Path};
-
-pub(crate) use table::Message as Row;
+use crate::{
+    error::{Errors, FieldError, Path},
+    schema::table::Message,
+};
 
 /// Every error in the wire bytes of a message: rules that do not hold, unknown fields, values of the
 /// wrong wire type, too deep nesting. Goes into every `Any` whose type is known; the others are left
@@ -20,26 +19,9 @@ pub(crate) use table::Message as Row;
 #[must_use]
 pub fn validate(type_name: &str, wire: &[u8]) -> Vec<FieldError> {
     let mut errors = Errors::default();
-    match Row::named(type_name) {
+    match Message::named(type_name) {
         Some(row) => walk::message(row, wire, &Path::ROOT, 0, &mut errors),
         None => errors.add(&Path::ROOT, format!("unknown message type `{type_name}`")),
     }
     errors.into_vec()
-}
-
-/// Whether a field is annotated as holding a secret.
-pub(crate) fn is_sensitive(type_name: &str, number: u32) -> bool {
-    Row::named(type_name).is_some_and(|row| {
-        row.fields()
-            .iter()
-            .any(|field| field.number == number && field.rules().sensitive)
-    })
-}
-
-/// The full name that a type URL ends with.
-pub(crate) fn type_name(type_url: &str) -> Option<&str> {
-    type_url
-        .rsplit_once('/')
-        .map(|(_, name)| name)
-        .filter(|name| !name.is_empty())
 }

@@ -1,14 +1,18 @@
 //! The walk over the wire bytes of one message and those in it.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::collections::HashSet;
 
-use super::{
-    checks,
-    table::{Field, Kind, Message, NO_RULES, Rules, Shape, Special},
-    type_name,
-    wire::{self, Malformed, Raw, Scalar},
+use super::checks;
+use crate::{
+    error::{Errors, MAX_DEPTH, Path},
+    schema::{
+        table::{Field, Kind, Message, NO_RULES, Rules, Shape, Special},
+        type_name,
+        wire::{self, Entry, Malformed, Raw, Scalar, concatenate},
+    },
 };
-use crate::error::{Errors, MAX_DEPTH, Path};
+
+const UNKNOWN_FIELD: &str = "unknown field number";
 
 /// Checks a message and everything in it.
 pub(crate) fn message(
@@ -61,38 +65,15 @@ pub(crate) fn message(
     }
 }
 
-type Entry<'a> = (&'static Field, Raw<'a>);
-
-/// The known fields on the wire, sorted by number; of a oneof, only the member that counts.
 fn read_entries<'a>(
     row: &'static Message,
-    mut wire: &'a [u8],
+    wire: &'a [u8],
     path: &Path<'_>,
     errors: &mut Errors,
 ) -> Result<Vec<Entry<'a>>, Malformed> {
-    let mut entries: Vec<Entry<'a>> = Vec::new();
-    let mut last_of_oneof: Vec<Option<u32>> = vec![None; row.oneofs().len()];
-    while let Some((number, raw)) = wire::next(&mut wire)? {
-        let fields = row.fields();
-        let Some(field) = fields
-            .binary_search_by_key(&number, |field| field.number)
-            .ok()
-            .and_then(|index| fields.get(index))
-        else {
-            errors.add(path, format!("unknown field number {number}"));
-            continue;
-        };
-        if let Some(last) = field.oneof().and_then(|oneof| last_of_oneof.get_mut(oneof)) {
-            if last.is_some_and(|last| last != number) {
-                entries.retain(|(other, _)| other.oneof() != field.oneof());
-            }
-            *last = Some(number);
-        }
-        entries.push((field, raw));
-    }
-    // Stable: of a field given twice, the order on the wire counts.
-    entries.sort_by_key(|(field, _)| field.number);
-    Ok(entries)
+    wire::entries(row, wire, |number| {
+        errors.add(path, format!("{UNKNOWN_FIELD} {number}"))
+    })
 }
 
 struct Walk<'a, 'e> {
@@ -114,7 +95,8 @@ impl Walk<'_, '_> {
             Shape::Repeated => self.repeated(field, values, &path),
             Shape::Implicit | Shape::Optional => match (field.kind.message(), values) {
                 (_, []) if field.shape == Shape::Optional => {
-                    if rules.required {
+                    // Of a oneof's members, "required" asks only that the one which is set has a value.
+                    if rules.required && field.oneof().is_none() {
                         self.errors.add(&path, "value is required");
                     }
                 }
@@ -152,7 +134,7 @@ impl Walk<'_, '_> {
             let mut inner = Errors::default();
             message(row, bytes, path, self.depth + 1, &mut inner);
             for error in inner.into_vec() {
-                if error.reason.starts_with("unknown field number") {
+                if error.reason.starts_with(UNKNOWN_FIELD) {
                     self.errors.push(error);
                 }
             }
@@ -223,7 +205,7 @@ impl Walk<'_, '_> {
                 || Scalar::default_of(key_field.kind).ok_or("value is required"),
                 |raw| Scalar::read(key_field.kind, raw),
             );
-            let name = key.map(show_key).unwrap_or_default();
+            let name = key.map(Scalar::as_key).unwrap_or_default();
             let path = path.key(&name);
             self.scalar(rules.keys.unwrap_or(&NO_RULES), key, &path);
 
@@ -284,8 +266,7 @@ impl Walk<'_, '_> {
                     }
                 }
                 Ok(Some((number, _))) => {
-                    self.errors
-                        .add(path, format!("unknown field number {number}"));
+                    self.errors.add(path, format!("{UNKNOWN_FIELD} {number}"));
                 }
                 Ok(None) => break,
                 Err(Malformed(reason)) => return self.errors.add(path, reason),
@@ -320,25 +301,5 @@ fn any(wire: &[u8], path: &Path<'_>, depth: usize, errors: &mut Errors) {
         .and_then(Message::named);
     if let Some(row) = row {
         message(row, value, path, depth + 1, errors);
-    }
-}
-
-fn concatenate<'a>(parts: &[Entry<'a>]) -> Option<Cow<'a, [u8]>> {
-    let mut all = Vec::new();
-    for (_, raw) in parts {
-        let Raw::Bytes(bytes) = raw else {
-            return None;
-        };
-        all.extend_from_slice(bytes);
-    }
-    Some(all.into())
-}
-
-fn show_key(key: Scalar<'_>) -> String {
-    match key {
-        Scalar::Text(text) => text.to_owned(),
-        Scalar::Int(number) => number.to_string(),
-        Scalar::Bool(value) => value.to_string(),
-        other => format!("{other:?}"),
     }
 }

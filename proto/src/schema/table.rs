@@ -50,6 +50,15 @@ impl Message {
         MESSAGES.get(index)
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.name.as_str()
+    }
+
+    /// All messages, sorted by name.
+    pub(crate) fn all() -> &'static [Self] {
+        &MESSAGES
+    }
+
     /// Sorted by number.
     pub(crate) fn fields(&self) -> &'static [Field] {
         let first = usize::from(self.first_field);
@@ -121,7 +130,7 @@ pub(crate) enum Kind {
     Bool,
     String,
     Bytes,
-    Enum,
+    Enum(u16),
     Message(u16),
 }
 
@@ -132,6 +141,42 @@ impl Kind {
             Self::Message(index) => MESSAGES.get(usize::from(index)),
             _ => None,
         }
+    }
+
+    /// The row of an enum kind.
+    pub(crate) fn enumeration(self) -> Option<&'static Enum> {
+        match self {
+            Self::Enum(index) => ENUMS.get(usize::from(index)),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Enum {
+    first_value: u16,
+    values: u16,
+}
+
+impl Enum {
+    /// In the order of their definition; of two names of one number, the first is the usual one.
+    pub(crate) fn values(&self) -> &'static [EnumValue] {
+        let first = usize::from(self.first_value);
+        ENUM_VALUES
+            .get(first..first + usize::from(self.values))
+            .unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct EnumValue {
+    name: Name,
+    pub(crate) number: i32,
+}
+
+impl EnumValue {
+    pub(crate) fn name(&self) -> &'static str {
+        self.name.as_str()
     }
 }
 

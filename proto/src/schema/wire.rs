@@ -5,7 +5,7 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
-use super::table::Kind;
+use super::table::{Field, Kind, Message};
 
 /// A value as it stands on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,6 +52,53 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     decode_varint(bytes).map_err(|_| Malformed("invalid varint"))
 }
 
+/// A field and what stands for it on the wire.
+pub(crate) type Entry<'a> = (&'static Field, Raw<'a>);
+
+/// The known fields on the wire, sorted by number; of a oneof, only the member that counts. Numbers
+/// of other fields go to `unknown`.
+pub(crate) fn entries<'a>(
+    row: &'static Message,
+    mut wire: &'a [u8],
+    mut unknown: impl FnMut(u32),
+) -> Result<Vec<Entry<'a>>, Malformed> {
+    let fields = row.fields();
+    let mut entries: Vec<Entry<'a>> = Vec::new();
+    let mut last_of_oneof: Vec<Option<u32>> = vec![None; row.oneofs().len()];
+    while let Some((number, raw)) = next(&mut wire)? {
+        let Some(field) = fields
+            .binary_search_by_key(&number, |field| field.number)
+            .ok()
+            .and_then(|index| fields.get(index))
+        else {
+            unknown(number);
+            continue;
+        };
+        if let Some(last) = field.oneof().and_then(|oneof| last_of_oneof.get_mut(oneof)) {
+            if last.is_some_and(|last| last != number) {
+                entries.retain(|(other, _)| other.oneof() != field.oneof());
+            }
+            *last = Some(number);
+        }
+        entries.push((field, raw));
+    }
+    // Stable: of a field given twice, the order on the wire counts.
+    entries.sort_by_key(|(field, _)| field.number);
+    Ok(entries)
+}
+
+/// The parts of a message that was given in parts, as one: their concatenation is their merge.
+pub(crate) fn concatenate(parts: &[Entry<'_>]) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    for (_, raw) in parts {
+        let Raw::Bytes(bytes) = raw else {
+            return None;
+        };
+        all.extend_from_slice(bytes);
+    }
+    Some(all)
+}
+
 /// A value of a field that is no message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Scalar<'a> {
@@ -69,12 +116,22 @@ impl<'a> Scalar<'a> {
         Some(match kind {
             Kind::Double | Kind::Float => Self::Float(0.0),
             Kind::Bool => Self::Bool(false),
-            Kind::Enum => Self::Enum(0),
+            Kind::Enum(_) => Self::Enum(0),
             Kind::String => Self::Text(""),
             Kind::Bytes => Self::Bytes(&[]),
             Kind::Message(_) => return None,
             _ => Self::Int(0),
         })
+    }
+
+    /// The value as a key of a map in JSON and in paths.
+    pub(crate) fn as_key(self) -> String {
+        match self {
+            Self::Text(text) => text.to_owned(),
+            Self::Int(number) => number.to_string(),
+            Self::Bool(value) => value.to_string(),
+            other => format!("{other:?}"),
+        }
     }
 
     pub(crate) fn is_default(self) -> bool {
@@ -115,7 +172,7 @@ impl<'a> Scalar<'a> {
             (Kind::Sfixed32, Raw::Fixed32(value)) => Self::Int((value as i32).into()),
             (Kind::Sfixed64, Raw::Fixed64(value)) => Self::Int((value as i64).into()),
             (Kind::Bool, Raw::Varint(value)) => Self::Bool(value != 0),
-            (Kind::Enum, Raw::Varint(value)) => Self::Enum(value as i32),
+            (Kind::Enum(_), Raw::Varint(value)) => Self::Enum(value as i32),
             (Kind::String, Raw::Bytes(bytes)) => {
                 Self::Text(std::str::from_utf8(bytes).map_err(|_| "value is not valid UTF-8")?)
             }
