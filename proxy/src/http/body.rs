@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::h2_body::H2Body;
+use crate::telemetry::stream_info::ResponseFlags;
 
 /// A message body: streamed, never buffered by the proxy itself.
 #[derive(Default)]
@@ -37,6 +38,13 @@ pub enum BodyError {
     Http2(h2::Error),
     /// The proxy ended it: a timeout, a limit, a shutdown.
     Ended(&'static str),
+    /// The upstream failed after its response had begun, or a time limit of the router passed.
+    Upstream {
+        /// Response flags to set.
+        flags: ResponseFlags,
+        /// `%RESPONSE_CODE_DETAILS%` to set.
+        details: &'static str,
+    },
 }
 
 impl Body {
@@ -132,7 +140,7 @@ impl fmt::Display for BodyError {
         match self {
             Self::Http1(error) => error.fmt(f),
             Self::Http2(error) => error.fmt(f),
-            Self::Ended(why) => f.write_str(why),
+            Self::Ended(why) | Self::Upstream { details: why, .. } => f.write_str(why),
         }
     }
 }
@@ -142,7 +150,7 @@ impl Error for BodyError {
         match self {
             Self::Http1(error) => Some(error),
             Self::Http2(error) => Some(error),
-            Self::Ended(_) => None,
+            Self::Ended(_) | Self::Upstream { .. } => None,
         }
     }
 }

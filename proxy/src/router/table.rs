@@ -5,12 +5,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::{StatusCode, request::Parts, uri::Scheme};
+use http::{HeaderName, StatusCode, request::Parts, uri::Scheme};
 use smallvec::SmallVec;
 
 use super::{
     index::Index,
+    levels::{HostLevels, Levels},
     matcher::{View, route_matches},
+    mutate::Mutations,
 };
 use crate::{
     config::{
@@ -21,6 +23,7 @@ use crate::{
         },
     },
     convert::ConfigError,
+    telemetry::format::NeededHeaders,
 };
 
 type Map = HashMap<Box<[u8]>, u32, foldhash::fast::FixedState>;
@@ -37,6 +40,12 @@ pub struct Table {
     prefixes: Vec<(usize, Map)>,
     default: Option<u32>,
     indices: Vec<Index>,
+    levels: Levels,
+    host_levels: Vec<HostLevels>,
+    /// Request headers that changes of responses read.
+    needed: Box<[HeaderName]>,
+    /// Whether changes of responses read the request.
+    reads_request: bool,
     /// Stands in for the routes of virtual hosts that require TLS.
     tls_redirect: Arc<Route>,
 }
@@ -47,8 +56,17 @@ pub struct Match {
     /// The table that it was found in.
     pub table: Arc<Table>,
     virtual_host: u32,
+    /// None for the redirect of virtual hosts that require TLS.
+    index: Option<u32>,
     /// The route.
     pub route: Arc<Route>,
+}
+
+/// Which way a message goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Direction {
+    Request,
+    Response,
 }
 
 impl Match {
@@ -56,6 +74,30 @@ impl Match {
     #[must_use]
     pub fn virtual_host(&self) -> &VirtualHost {
         &self.table.config.virtual_hosts[self.virtual_host as usize]
+    }
+
+    /// The header changes that apply, in order; `cluster` is the place of the weighted cluster.
+    pub(super) fn mutations(
+        &self,
+        direction: Direction,
+        cluster: Option<usize>,
+    ) -> impl Iterator<Item = &Mutations> {
+        let host = &self.table.host_levels[self.virtual_host as usize];
+        let route = self.index.and_then(|index| host.routes.get(index as usize));
+        let cluster = route.and_then(|route| route.clusters.get(cluster?));
+        let mut levels = [route.map(|route| &route.levels), Some(&host.levels), Some(&self.table.levels)];
+        if self.table.config.most_specific_header_mutations_wins {
+            levels.reverse();
+        }
+        std::iter::once(cluster).chain(levels).flatten().filter_map(move |levels| match direction {
+            Direction::Request => levels.request.as_deref(),
+            Direction::Response => levels.response.as_deref(),
+        })
+    }
+
+    /// Names of request headers that changes of the response read; none if they read nothing.
+    pub(super) fn needed(&self) -> Option<&[HeaderName]> {
+        self.table.reads_request.then_some(&self.table.needed)
     }
 }
 
@@ -65,12 +107,26 @@ impl Table {
     /// # Errors
     /// Domains that occur twice.
     pub fn compile(config: Arc<RouteConfiguration>) -> Result<Self, Vec<ConfigError>> {
+        let host_levels: Vec<HostLevels> =
+            config.virtual_hosts.iter().map(HostLevels::compile).collect();
+        let levels = Levels::compile(&config.request_headers, &config.response_headers);
+        let mut needed = NeededHeaders::default();
+        let mut reads_request = false;
+        let all = host_levels.iter().flat_map(HostLevels::all).chain([&levels]);
+        for format in all.filter_map(|levels| levels.response.as_deref()).flat_map(Mutations::formats) {
+            needed.add(format);
+            reads_request = true;
+        }
         let mut table = Self {
             exact: Map::default(),
             suffixes: Vec::new(),
             prefixes: Vec::new(),
             default: None,
             indices: config.virtual_hosts.iter().map(|host| Index::new(&host.routes)).collect(),
+            levels,
+            host_levels,
+            needed: needed.request.into(),
+            reads_request,
             tls_redirect: Arc::new(tls_redirect()),
             config: Arc::clone(&config),
         };
@@ -119,17 +175,18 @@ impl Table {
             TlsRequirement::ExternalOnly => !is_internal && *scheme != Scheme::HTTPS,
             TlsRequirement::All => *scheme != Scheme::HTTPS,
         };
-        let route = if needs_tls {
-            &self.tls_redirect
+        let (index, route) = if needs_tls {
+            (None, &self.tls_redirect)
         } else {
             self.indices[virtual_host as usize]
                 .candidates(view.path)
-                .filter_map(|index| host.routes.get(index as usize))
-                .find(|route| route_matches(&route.matches, &view))?
+                .filter_map(|index| Some((Some(index), host.routes.get(index as usize)?)))
+                .find(|(_, route)| route_matches(&route.matches, &view))?
         };
         Some(Match {
             table: Arc::clone(self),
             virtual_host,
+            index,
             route: Arc::clone(route),
         })
     }
