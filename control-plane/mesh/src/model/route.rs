@@ -1,0 +1,190 @@
+//! HTTP routes.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::NamespacedName;
+
+/// An HTTPRoute, every value checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpRoute {
+    /// Namespace and name.
+    pub id: NamespacedName,
+    /// `metadata.creationTimestamp`; a route without one counts as younger than any with one.
+    pub created: Option<Timestamp>,
+    /// Whether `hostnames` are set: they mean nothing on routes of Services.
+    pub hostnames: bool,
+    /// What it attaches to.
+    pub parents: Vec<ParentRef>,
+    /// In order of definition.
+    pub rules: Vec<Rule>,
+    /// Set fields that this mesh does not implement. Any one makes the route not accepted.
+    pub unsupported: Vec<Unsupported>,
+}
+
+/// A field that is valid but not implemented.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Where.
+    pub path: String,
+    /// What to do instead.
+    pub message: String,
+}
+
+/// `spec.parentRefs[i]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentRef {
+    /// Empty for Services.
+    pub group: Arc<str>,
+    /// `Service`, or something that is not ours.
+    pub kind: Arc<str>,
+    /// The parent's name.
+    pub id: NamespacedName,
+    /// Only this port.
+    pub port: Option<u16>,
+    /// Only the port of this name.
+    pub section: Option<Arc<str>>,
+}
+
+/// `spec.rules[i]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// `name`.
+    pub name: Option<Arc<str>>,
+    /// One of these must match; never empty.
+    pub matches: Vec<Match>,
+    /// What is done to request and response.
+    pub filters: Filters,
+    /// Where requests go, by weight.
+    pub backends: Vec<Backend>,
+    /// The whole request, and one try; zero is no limit.
+    pub request_timeout: Option<Duration>,
+    /// One try towards a backend; zero is no limit.
+    pub backend_timeout: Option<Duration>,
+}
+
+/// All conditions must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// On the path without query.
+    pub path: PathMatch,
+    /// The method.
+    pub method: Option<Arc<str>>,
+    /// On header values; names in lower case, unique.
+    pub headers: Vec<ValueMatch>,
+    /// On query parameters; names unique.
+    pub query: Vec<ValueMatch>,
+}
+
+/// On a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// The same path.
+    Exact(Arc<str>),
+    /// Whole path elements; without trailing slash, so `/` is empty.
+    Prefix(Arc<str>),
+    /// The whole path matches.
+    Regex(Arc<str>),
+}
+
+/// A name and a condition on its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValueMatch {
+    /// Of header or query parameter.
+    pub name: Arc<str>,
+    /// The condition.
+    pub value: TextMatch,
+}
+
+/// On a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TextMatch {
+    /// The same.
+    Exact(Arc<str>),
+    /// The whole text matches.
+    Regex(Arc<str>),
+}
+
+/// What a rule does besides choosing a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// `RequestHeaderModifier`.
+    pub request_headers: HeaderChanges,
+    /// `ResponseHeaderModifier`.
+    pub response_headers: HeaderChanges,
+    /// `RequestRedirect`.
+    pub redirect: Option<Redirect>,
+    /// `URLRewrite`.
+    pub rewrite: Option<Rewrite>,
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderChanges {
+    /// Replace.
+    pub set: Vec<(Arc<str>, Arc<str>)>,
+    /// Append.
+    pub add: Vec<(Arc<str>, Arc<str>)>,
+    /// Remove.
+    pub remove: Vec<Arc<str>>,
+}
+
+/// `RequestRedirect`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<&'static str>,
+    /// The new host.
+    pub hostname: Option<Arc<str>>,
+    /// The new path.
+    pub path: Option<PathChange>,
+    /// The new port.
+    pub port: Option<u16>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// `URLRewrite`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The new host.
+    pub hostname: Option<Arc<str>>,
+    /// The new path.
+    pub path: Option<PathChange>,
+}
+
+/// A new path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathChange {
+    /// Instead of the whole path.
+    Full(Arc<str>),
+    /// Instead of the matched prefix.
+    Prefix(Arc<str>),
+}
+
+/// `spec.rules[i].backendRefs[j]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// What it names.
+    pub target: BackendTarget,
+    /// Its share of all weights of the rule.
+    pub weight: u32,
+    /// `RequestHeaderModifier` of this backend.
+    pub request_headers: HeaderChanges,
+    /// `ResponseHeaderModifier` of this backend.
+    pub response_headers: HeaderChanges,
+}
+
+/// What a backend reference names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendTarget {
+    /// Empty for Services.
+    pub group: Arc<str>,
+    /// `Service`, or something that is not ours.
+    pub kind: Arc<str>,
+    /// The backend's name.
+    pub id: NamespacedName,
+    /// Always set for Services.
+    pub port: Option<u16>,
+}

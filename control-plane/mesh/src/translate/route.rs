@@ -1,0 +1,298 @@
+//! The `RouteConfiguration` that a workload's calls go through: a virtual host for each port of
+//! each service in scope.
+
+use std::time::Duration;
+
+use outrigger_proto::envoy::config::{core::v3 as core, route::v3 as api};
+
+use super::{
+    OUTBOUND_ROUTES,
+    cluster::{self, CLUSTER_DOMAIN},
+    listener::decorator,
+    matcher::route_match,
+    precedence::Precedence,
+    rewrite, wire,
+};
+use crate::{
+    model::{HeaderChanges, Model, PortEntry, Rule, Service},
+    resolve::{InvalidBackend, ResolvedRoute, ServiceAddress},
+    scope::Scope,
+};
+
+pub(super) fn outbound(model: &Model, scope: &Scope) -> api::RouteConfiguration {
+    let mut virtual_hosts = Vec::new();
+    for (id, entry) in model.services().iter().filter(|(id, _)| scope.sees(id)) {
+        let service = entry.service();
+        let default = service.default_port().map(|port| port.number);
+        for slot in entry.ports.iter().filter(|slot| slot.port.protocol.is_http()) {
+            let number = slot.port.number;
+            let is_default = default == Some(number);
+            virtual_hosts.push(api::VirtualHost {
+                name: format!("{}.{}.{CLUSTER_DOMAIN}:{number}", id.name, id.namespace),
+                domains: domains(service, number, is_default, scope),
+                routes: routes(model, service, slot, scope),
+                ..Default::default()
+            });
+        }
+    }
+    api::RouteConfiguration {
+        name: OUTBOUND_ROUTES.to_owned(),
+        virtual_hosts,
+        // Clusters come and go on their own stream of updates.
+        validate_clusters: Some(wire::boolean(false)),
+        // A backend's header changes come after its rule's, so that the more specific one decides.
+        most_specific_header_mutations_wins: true,
+        ..Default::default()
+    }
+}
+
+/// Every way to write the service's name: as the resolver of a pod in `scope` would complete it.
+fn domains(service: &Service, port: u16, is_default: bool, scope: &Scope) -> Vec<String> {
+    let (name, namespace) = (&service.id.name, &service.id.namespace);
+    let mut hosts = vec![
+        format!("{name}.{namespace}.{CLUSTER_DOMAIN}"),
+        format!("{name}.{namespace}.svc"),
+        format!("{name}.{namespace}"),
+    ];
+    if scope.namespace == *namespace {
+        hosts.push(name.to_string());
+    }
+    let mut domains = Vec::with_capacity(hosts.len() * 2);
+    for host in hosts {
+        domains.push(format!("{host}:{port}"));
+        if is_default {
+            domains.push(host);
+        }
+    }
+    domains
+}
+
+/// The routes of one virtual host. None at all means that nothing is attached, and then the service
+/// leads to its own endpoints; routes that match nothing leave the rest to 404.
+fn routes(model: &Model, service: &Service, slot: &PortEntry, scope: &Scope) -> Vec<api::Route> {
+    let parent = ServiceAddress { service: service.id.clone(), port: slot.port.number };
+    let attached = slot.routes.for_clients_in(&scope.namespace);
+    if attached.is_empty() {
+        return vec![own_endpoints(&parent)];
+    }
+    let mut all: Vec<(Precedence, api::Route)> = Vec::new();
+    for resolved in attached.iter().filter_map(|id| model.routes().get(id)) {
+        let route = resolved.route();
+        for (index, rule) in route.rules.iter().enumerate() {
+            let translated = rule_action(resolved, index, rule, &parent);
+            for one in &rule.matches {
+                let translated = api::Route {
+                    r#match: Some(route_match(one)),
+                    ..with_path_change(&translated, rule, one)
+                };
+                all.push((Precedence::of(one), translated));
+            }
+        }
+    }
+    // Stable: what is equal stays in the order of routes, rules and matches.
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all.into_iter().map(|(_, route)| route).collect()
+}
+
+fn own_endpoints(parent: &ServiceAddress) -> api::Route {
+    let cluster = cluster::outbound_name(parent);
+    api::Route {
+        name: format!("Service/{} port {}", parent.service, parent.port),
+        r#match: Some(api::RouteMatch {
+            path_specifier: Some(api::route_match::PathSpecifier::Prefix("/".to_owned())),
+            ..Default::default()
+        }),
+        action: Some(api::route::Action::Route(api::RouteAction {
+            cluster_specifier: Some(api::route_action::ClusterSpecifier::Cluster(cluster)),
+            timeout: Some(wire::duration(Duration::ZERO)),
+            ..Default::default()
+        })),
+        decorator: Some(operation(parent)),
+        ..Default::default()
+    }
+}
+
+fn operation(parent: &ServiceAddress) -> api::Decorator {
+    let ServiceAddress { service, port } = parent;
+    decorator(format!("{}.{}.{CLUSTER_DOMAIN}:{port}/*", service.name, service.namespace))
+}
+
+/// Everything of a rule but its match and what depends on it.
+fn rule_action(
+    resolved: &ResolvedRoute,
+    index: usize,
+    rule: &Rule,
+    parent: &ServiceAddress,
+) -> api::Route {
+    let request = header_changes(&rule.filters.request_headers);
+    let response = header_changes(&rule.filters.response_headers);
+    let backends = resolved.backends.get(index).map_or(&[][..], Vec::as_slice);
+    api::Route {
+        name: rule_name(resolved, index, rule),
+        action: Some(action(rule, backends, parent)),
+        decorator: Some(operation(parent)),
+        request_headers_to_add: request.0,
+        request_headers_to_remove: request.1,
+        response_headers_to_add: response.0,
+        response_headers_to_remove: response.1,
+        ..Default::default()
+    }
+}
+
+/// `HTTPRoute/shop/reviews spec.rules[0]`: what a proxy reports as the rule that acted.
+fn rule_name(resolved: &ResolvedRoute, index: usize, rule: &Rule) -> String {
+    let name = rule.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    format!("HTTPRoute/{} spec.rules[{index}]{name}", resolved.route().id)
+}
+
+fn action(
+    rule: &Rule,
+    backends: &[Result<ServiceAddress, InvalidBackend>],
+    parent: &ServiceAddress,
+) -> api::route::Action {
+    if let Some(redirect) = &rule.filters.redirect {
+        return api::route::Action::Redirect(rewrite::redirect(redirect, parent.port));
+    }
+    // Backends without weight get nothing, so they do not make the rule work either.
+    let weighted: Vec<_> =
+        rule.backends.iter().zip(backends).filter(|(backend, _)| backend.weight > 0).collect();
+    if weighted.iter().all(|(_, resolved)| resolved.is_err()) {
+        return api::route::Action::DirectResponse(no_backend(rule, &weighted));
+    }
+    let mut route = api::RouteAction {
+        timeout: Some(wire::duration(timeout(rule))),
+        host_rewrite_specifier: rewrite::host(rule.filters.rewrite.as_ref()),
+        ..Default::default()
+    };
+    if weighted.iter().any(|(_, resolved)| resolved.is_err()) {
+        // The invalid share names a cluster that is not there.
+        route.cluster_not_found_response_code =
+            api::route_action::ClusterNotFoundResponseCode::InternalServerError.into();
+    }
+    let plain = |backend: &crate::model::Backend| {
+        backend.request_headers == HeaderChanges::default()
+            && backend.response_headers == HeaderChanges::default()
+    };
+    route.cluster_specifier = Some(match weighted.as_slice() {
+        [(backend, resolved)] if plain(backend) => {
+            api::route_action::ClusterSpecifier::Cluster(cluster_name(backend, resolved))
+        }
+        _ => {
+            let clusters = rule
+                .backends
+                .iter()
+                .zip(backends)
+                .map(|(backend, resolved)| cluster_weight(backend, resolved))
+                .collect();
+            api::route_action::ClusterSpecifier::WeightedClusters(api::WeightedCluster {
+                clusters,
+                ..Default::default()
+            })
+        }
+    });
+    api::route::Action::Route(route)
+}
+
+/// Each request has one try, so the shorter of both limits decides. The mesh sets no limit that
+/// nobody asked for: Envoy's default of 15 s would cut streams.
+fn timeout(rule: &Rule) -> Duration {
+    [rule.request_timeout, rule.backend_timeout]
+        .into_iter()
+        .flatten()
+        .filter(|timeout| !timeout.is_zero())
+        .min()
+        .unwrap_or(Duration::ZERO)
+}
+
+fn no_backend(
+    rule: &Rule,
+    weighted: &[(&crate::model::Backend, &Result<ServiceAddress, InvalidBackend>)],
+) -> api::DirectResponseAction {
+    let reasons: Vec<_> = weighted
+        .iter()
+        .filter_map(|(_, resolved)| resolved.as_ref().err())
+        .map(|invalid| invalid.message.as_str())
+        .collect();
+    let why = match (rule.backends.is_empty(), reasons.is_empty()) {
+        (true, _) => "the rule has no backends".to_owned(),
+        (false, true) => "all backends have weight 0".to_owned(),
+        (false, false) => reasons.join("; "),
+    };
+    let body = core::data_source::Specifier::InlineString(format!("no valid backend: {why}"));
+    api::DirectResponseAction {
+        status: 500,
+        body: Some(core::DataSource { specifier: Some(body), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn cluster_name(
+    backend: &crate::model::Backend,
+    resolved: &Result<ServiceAddress, InvalidBackend>,
+) -> String {
+    match resolved {
+        Ok(address) => cluster::outbound_name(address),
+        Err(invalid) => {
+            let target = &backend.target;
+            format!("{}|{}||{}", invalid.reason, target.port.unwrap_or_default(), target.id)
+        }
+    }
+}
+
+fn cluster_weight(
+    backend: &crate::model::Backend,
+    resolved: &Result<ServiceAddress, InvalidBackend>,
+) -> api::weighted_cluster::ClusterWeight {
+    let request = header_changes(&backend.request_headers);
+    let response = header_changes(&backend.response_headers);
+    api::weighted_cluster::ClusterWeight {
+        name: cluster_name(backend, resolved),
+        weight: Some(wire::number(backend.weight)),
+        request_headers_to_add: request.0,
+        request_headers_to_remove: request.1,
+        response_headers_to_add: response.0,
+        response_headers_to_remove: response.1,
+        ..Default::default()
+    }
+}
+
+fn header_changes(changes: &HeaderChanges) -> (Vec<core::HeaderValueOption>, Vec<String>) {
+    use core::header_value_option::HeaderAppendAction as Append;
+    let option = |(name, value): &(std::sync::Arc<str>, std::sync::Arc<str>), action: Append| {
+        core::HeaderValueOption {
+            header: Some(core::HeaderValue {
+                key: name.to_string(),
+                // Values are format strings to the proxy.
+                value: value.replace('%', "%%"),
+                ..Default::default()
+            }),
+            append_action: action.into(),
+            keep_empty_value: true,
+            ..Default::default()
+        }
+    };
+    let HeaderChanges { set, add, remove } = changes;
+    let set = set.iter().map(|header| option(header, Append::OverwriteIfExistsOrAdd));
+    let add = add.iter().map(|header| option(header, Append::AppendIfExistsOrAdd));
+    (set.chain(add).collect(), remove.iter().map(ToString::to_string).collect())
+}
+
+/// How a path is changed depends on how it was matched.
+fn with_path_change(route: &api::Route, rule: &Rule, one: &crate::model::Match) -> api::Route {
+    let mut route = route.clone();
+    match &mut route.action {
+        Some(api::route::Action::Route(action)) => {
+            if let Some(change) = rule.filters.rewrite.as_ref().and_then(|r| r.path.as_ref()) {
+                rewrite::rewrite_path(action, change, &one.path);
+            }
+        }
+        Some(api::route::Action::Redirect(action)) => {
+            if let Some(change) = rule.filters.redirect.as_ref().and_then(|r| r.path.as_ref()) {
+                rewrite::redirect_path(action, change, &one.path);
+            }
+        }
+        _ => {}
+    }
+    route
+}
+

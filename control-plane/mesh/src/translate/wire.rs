@@ -1,0 +1,52 @@
+//! Small pieces of Envoy's API that every translation uses.
+
+use std::{net::SocketAddr, time::Duration};
+
+use outrigger_proto::{
+    envoy::config::core::v3 as core,
+    google::protobuf::{self, Any},
+};
+use prost::{Message, Name};
+
+pub(super) fn any<M: Message + Name>(message: &M) -> Any {
+    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+}
+
+pub(super) fn boolean(value: bool) -> protobuf::BoolValue {
+    protobuf::BoolValue { value }
+}
+
+pub(super) fn number(value: u32) -> protobuf::UInt32Value {
+    protobuf::UInt32Value { value }
+}
+
+pub(super) fn duration(duration: Duration) -> protobuf::Duration {
+    protobuf::Duration {
+        // A Gateway API duration is at most 99999 hours four times over.
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+pub(super) fn address(address: SocketAddr) -> core::Address {
+    core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(
+                address.port().into(),
+            )),
+            ..Default::default()
+        })),
+    }
+}
+
+/// "Over the stream that this came from."
+pub(super) fn ads() -> core::ConfigSource {
+    core::ConfigSource {
+        resource_api_version: core::ApiVersion::V3.into(),
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
+            core::AggregatedConfigSource {},
+        )),
+        ..Default::default()
+    }
+}
