@@ -59,7 +59,12 @@ pub enum Discovery {
     /// Names from the load assignment; every address of a name is a host.
     StrictDns(Dns),
     /// From EDS.
-    Eds { service_name: Arc<str>, source: ConfigSource },
+    Eds {
+        /// The resource's name.
+        service_name: Arc<str>,
+        /// Where it comes from.
+        source: ConfigSource,
+    },
 }
 
 /// The names of a STRICT_DNS cluster.
@@ -145,7 +150,12 @@ pub enum EndpointAddress {
     /// An address.
     Socket(SocketAddr),
     /// A name to resolve (STRICT_DNS only).
-    Name { host: Arc<str>, port: u16 },
+    Name {
+        /// To resolve.
+        host: Arc<str>,
+        /// Of every address.
+        port: u16,
+    },
 }
 
 /// `envoy.config.core.v3.HealthStatus`.
@@ -174,7 +184,12 @@ pub enum LbPolicy {
     RoundRobin,
     /// The one with fewest active requests of `choice_count` (2) picked at random; with weights,
     /// Envoy's weight scaled by `active_request_bias`.
-    LeastRequest { choice_count: u32, active_request_bias: f64 },
+    LeastRequest {
+        /// Hosts looked at for each pick; at least 2.
+        choice_count: u32,
+        /// How much active requests lower a host's weight; 0 is weighted round robin.
+        active_request_bias: f64,
+    },
     /// Uniform (by weight).
     Random,
 }
@@ -223,5 +238,10 @@ pub enum UpstreamProtocol {
     /// HTTP/2, by prior knowledge.
     Http2(Http2Options),
     /// Whatever the downstream request came in (`use_downstream_protocol_config`).
-    Downstream { http1: Http1Options, http2: Http2Options },
+    Downstream {
+        /// For HTTP/1 requests.
+        http1: Http1Options,
+        /// For HTTP/2 requests.
+        http2: Http2Options,
+    },
 }

@@ -114,7 +114,12 @@ pub enum RouteSource {
     /// `route_config`.
     Inline(Arc<RouteConfiguration>),
     /// `rds`.
-    Rds { name: Arc<str>, source: ConfigSource },
+    Rds {
+        /// `route_config_name`.
+        name: Arc<str>,
+        /// Where it comes from.
+        source: ConfigSource,
+    },
 }
 
 /// `envoy.extensions.filters.http.router.v3.Router`.

@@ -6,13 +6,33 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub enum StringMatcher {
     /// Equal.
-    Exact { value: Arc<str>, ignore_case: bool },
+    Exact {
+        /// What to look for.
+        value: Arc<str>,
+        /// ASCII case does not matter.
+        ignore_case: bool,
+    },
     /// Begins with.
-    Prefix { value: Arc<str>, ignore_case: bool },
+    Prefix {
+        /// What to look for.
+        value: Arc<str>,
+        /// ASCII case does not matter.
+        ignore_case: bool,
+    },
     /// Ends with.
-    Suffix { value: Arc<str>, ignore_case: bool },
+    Suffix {
+        /// What to look for.
+        value: Arc<str>,
+        /// ASCII case does not matter.
+        ignore_case: bool,
+    },
     /// Contains.
-    Contains { value: Arc<str>, ignore_case: bool },
+    Contains {
+        /// What to look for.
+        value: Arc<str>,
+        /// ASCII case does not matter.
+        ignore_case: bool,
+    },
     /// The whole value matches (RE2 semantics: anchored at both ends).
     Regex(regex::bytes::Regex),
 }
@@ -51,7 +71,12 @@ pub enum HeaderMatchKind {
     /// On the value; several values of one name are joined with `,` first.
     String(StringMatcher),
     /// The value is a base-10 integer in `[start, end)`.
-    Range { start: i64, end: i64 },
+    Range {
+        /// First in it.
+        start: i64,
+        /// First above it.
+        end: i64,
+    },
     /// The header is there (`true`) or not (`false`).
     Present(bool),
 }

@@ -146,11 +146,26 @@ pub struct RouteMatch {
 #[derive(Clone, Debug)]
 pub enum PathMatch {
     /// Begins with (bytes, any boundary).
-    Prefix { value: Arc<str>, case_sensitive: bool },
+    Prefix {
+        /// What to look for.
+        value: Arc<str>,
+        /// ASCII case matters.
+        case_sensitive: bool,
+    },
     /// Equal.
-    Exact { value: Arc<str>, case_sensitive: bool },
+    Exact {
+        /// What to look for.
+        value: Arc<str>,
+        /// ASCII case matters.
+        case_sensitive: bool,
+    },
     /// Equal, or begins with it and `/`.
-    SeparatedPrefix { value: Arc<str>, case_sensitive: bool },
+    SeparatedPrefix {
+        /// What to look for.
+        value: Arc<str>,
+        /// ASCII case matters.
+        case_sensitive: bool,
+    },
     /// The whole path matches.
     Regex(regex::bytes::Regex),
 }
@@ -254,7 +269,12 @@ pub enum PathRewrite {
     /// Replaces the matched prefix (or whole path).
     Prefix(Arc<str>),
     /// Replaces every match in the path (without query).
-    Regex { pattern: regex::bytes::Regex, substitution: Bytes },
+    Regex {
+        /// What to look for.
+        pattern: regex::bytes::Regex,
+        /// What to put there; `\1` is the first group.
+        substitution: Bytes,
+    },
 }
 
 /// `RouteAction.host_rewrite_specifier`.
@@ -267,7 +287,12 @@ pub enum HostRewrite {
     /// Another header's value.
     Header(http::HeaderName),
     /// By regex over the path.
-    PathRegex { pattern: regex::bytes::Regex, substitution: Bytes },
+    PathRegex {
+        /// What to look for.
+        pattern: regex::bytes::Regex,
+        /// What to put there; `\1` is the first group.
+        substitution: Bytes,
+    },
 }
 
 /// `envoy.config.route.v3.RedirectAction`.
@@ -304,7 +329,12 @@ pub enum PathRedirect {
     /// Replaces the matched prefix.
     Prefix(Arc<str>),
     /// By regex.
-    Regex { pattern: regex::bytes::Regex, substitution: Bytes },
+    Regex {
+        /// What to look for.
+        pattern: regex::bytes::Regex,
+        /// What to put there; `\1` is the first group.
+        substitution: Bytes,
+    },
 }
 
 /// `envoy.config.route.v3.DirectResponseAction`.

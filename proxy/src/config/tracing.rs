@@ -56,7 +56,12 @@ pub enum CustomTagValue {
     /// A literal or an environment variable's value, read when the configuration is loaded.
     Literal(Arc<str>),
     /// A request header, with the value to use where it is missing.
-    RequestHeader { name: http::HeaderName, default: Option<Arc<str>> },
+    RequestHeader {
+        /// Which header.
+        name: http::HeaderName,
+        /// Instead of a missing one.
+        default: Option<Arc<str>>,
+    },
 }
 
 /// `envoy.config.trace.v3.OpenTelemetryConfig`.
@@ -72,13 +77,25 @@ pub struct OpenTelemetry {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Exporter {
     /// `grpc_service.envoy_grpc`.
-    Grpc { cluster: Arc<str>, authority: Option<Arc<str>>, timeout: Duration },
+    Grpc {
+        /// Through which cluster.
+        cluster: Arc<str>,
+        /// `:authority`, if not the cluster's name.
+        authority: Option<Arc<str>>,
+        /// Of one export.
+        timeout: Duration,
+    },
     /// `http_service`: POST of protobuf to this URI through a cluster.
     Http {
+        /// Through which cluster.
         cluster: Arc<str>,
+        /// `host`.
         authority: Arc<str>,
+        /// Path and query.
         path: Arc<str>,
+        /// Of one export.
         timeout: Duration,
+        /// More headers.
         headers: Vec<(Arc<str>, Arc<str>)>,
     },
 }

@@ -51,11 +51,7 @@ impl Cx<'_> {
 
     /// The duration of an optional field.
     #[must_use]
-    pub fn optional_duration(
-        &self,
-        field: &str,
-        value: Option<ProtoDuration>,
-    ) -> Option<Duration> {
+    pub fn optional_duration(&self, field: &str, value: Option<ProtoDuration>) -> Option<Duration> {
         value.and_then(|value| self.field(field).duration(value))
     }
 
@@ -107,7 +103,8 @@ impl Cx<'_> {
     pub fn enumeration<E: TryFrom<i32>>(&self, field: &str, value: i32) -> Option<E> {
         let converted = E::try_from(value).ok();
         if converted.is_none() {
-            self.field(field).error(format!("{value} is not a value of this enum"));
+            self.field(field)
+                .error(format!("{value} is not a value of this enum"));
         }
         converted
     }
@@ -158,7 +155,12 @@ impl Cx<'_> {
         crate::unsupported!(
             self,
             SocketAddress,
-            [protocol, resolver_name, ipv4_compat, network_namespace_filepath]
+            [
+                protocol,
+                resolver_name,
+                ipv4_compat,
+                network_namespace_filepath
+            ]
         );
         let port = match port_specifier {
             Some(socket_address::PortSpecifier::PortValue(port)) => {

@@ -84,7 +84,11 @@ impl Clusters {
                 .as_ref()
                 .is_some_and(|(resource, _)| resource.origin == Origin::Static)
         };
-        if self.entries.get(name).is_some_and(|entry| !is_static(entry)) {
+        if self
+            .entries
+            .get(name)
+            .is_some_and(|entry| !is_static(entry))
+        {
             self.entries.remove(name);
         }
     }
@@ -137,7 +141,11 @@ impl Clusters {
 
     /// Forgets assignments that no cluster wants any more.
     pub(super) fn sweep(&mut self) {
-        let wanted = self.services().into_iter().map(|(_, name)| name).collect::<BTreeSet<_>>();
+        let wanted = self
+            .services()
+            .into_iter()
+            .map(|(_, name)| name)
+            .collect::<BTreeSet<_>>();
         self.assignments.retain(|name, _| wanted.contains(name));
     }
 
@@ -156,13 +164,14 @@ impl Clusters {
 
     /// How long the wait for the first answer of an EDS service may last.
     pub(super) fn fetch_timeout(&self, service: &str) -> Option<std::time::Duration> {
-        self.versions().find_map(|cluster| match &cluster.config.discovery {
-            Discovery::Eds {
-                service_name,
-                source,
-            } if **service_name == *service => Some(source.initial_fetch_timeout),
-            _ => None,
-        })
+        self.versions()
+            .find_map(|cluster| match &cluster.config.discovery {
+                Discovery::Eds {
+                    service_name,
+                    source,
+                } if **service_name == *service => Some(source.initial_fetch_timeout),
+                _ => None,
+            })
     }
 
     /// Whether the name is known only as one that warms.

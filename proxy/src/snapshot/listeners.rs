@@ -76,10 +76,9 @@ impl Listeners {
                 continue;
             }
             for (_, active) in entry.active.iter().chain(&entry.warming) {
-                let taken = config
-                    .addresses
-                    .iter()
-                    .find(|address| address.port() != 0 && active.config.addresses.contains(address));
+                let taken = config.addresses.iter().find(|address| {
+                    address.port() != 0 && active.config.addresses.contains(address)
+                });
                 if let Some(address) = taken {
                     return Some(format!(
                         "error adding listener: '{}' has duplicate address '{address}' as existing listener '{name}'",
@@ -127,7 +126,9 @@ impl Listeners {
     pub(super) fn routes(&self) -> BTreeSet<(SourceKey, Arc<str>)> {
         self.versions()
             .flat_map(|active| {
-                route_names(&active.config).map(|(source, name, _)| (source, name)).collect::<Vec<_>>()
+                route_names(&active.config)
+                    .map(|(source, name, _)| (source, name))
+                    .collect::<Vec<_>>()
             })
             .collect()
     }

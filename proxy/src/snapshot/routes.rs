@@ -46,12 +46,7 @@ impl Routes {
             .is_some_and(|entry| entry.active.is_some() || entry.given_up)
     }
 
-    pub(super) fn upsert(
-        &mut self,
-        resource: Resource,
-        config: &RouteConfiguration,
-        table: Table,
-    ) {
+    pub(super) fn upsert(&mut self, resource: Resource, config: &RouteConfiguration, table: Table) {
         let entry = self.entries.entry(Arc::clone(&resource.name)).or_default();
         entry.refused = None;
         if let Some((known, _)) = &mut entry.active
@@ -80,10 +75,12 @@ impl Routes {
     pub(super) fn promote(&mut self, clusters: &Clusters) -> bool {
         let mut changed = false;
         for entry in self.entries.values_mut() {
-            let is_ready = entry
-                .pending
-                .as_ref()
-                .is_some_and(|pending| !pending.clusters.iter().any(|name| clusters.is_warming(name)));
+            let is_ready = entry.pending.as_ref().is_some_and(|pending| {
+                !pending
+                    .clusters
+                    .iter()
+                    .any(|name| clusters.is_warming(name))
+            });
             if is_ready && let Some(pending) = entry.pending.take() {
                 entry.active = Some((pending.resource, pending.table));
                 changed = true;
@@ -124,10 +121,15 @@ fn named_clusters(config: &RouteConfiguration) -> BTreeSet<Arc<str>> {
             }
             ClusterSpecifier::Header(_) => {}
             ClusterSpecifier::Weighted(weighted) => {
-                names.extend(weighted.clusters.iter().filter_map(|one| match &one.cluster {
-                    ClusterName::Name(name) => Some(Arc::clone(name)),
-                    ClusterName::Header(_) => None,
-                }));
+                names.extend(
+                    weighted
+                        .clusters
+                        .iter()
+                        .filter_map(|one| match &one.cluster {
+                            ClusterName::Name(name) => Some(Arc::clone(name)),
+                            ClusterName::Header(_) => None,
+                        }),
+                );
             }
         }
     }

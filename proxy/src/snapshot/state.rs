@@ -84,7 +84,9 @@ impl Kind {
     /// The kind that a type URL names.
     #[must_use]
     pub fn of(type_url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.type_url() == type_url)
     }
 }
 
@@ -143,7 +145,10 @@ impl State {
         let resources = bootstrap.raw.static_resources.clone().unwrap_or_default();
         for (proto, config) in resources.clusters.iter().zip(&bootstrap.clusters) {
             let resource = static_resource(&config.name, proto);
-            match state.clusters.upsert(resource, (**config).clone(), registry) {
+            match state
+                .clusters
+                .upsert(resource, (**config).clone(), registry)
+            {
                 Ok(Some(cluster)) => host.discover(&cluster),
                 Ok(None) => {}
                 Err(reason) => errors.push(ConfigError {
@@ -152,8 +157,11 @@ impl State {
                 }),
             }
         }
-        for (index, (proto, config)) in
-            resources.listeners.iter().zip(&bootstrap.listeners).enumerate()
+        for (index, (proto, config)) in resources
+            .listeners
+            .iter()
+            .zip(&bootstrap.listeners)
+            .enumerate()
         {
             let resource = static_resource(&config.name, proto);
             if let Err(reason) = state.listeners.upsert(resource, (**config).clone(), host) {
@@ -163,7 +171,11 @@ impl State {
                 });
             }
         }
-        if errors.is_empty() { Ok(state) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(state)
+        } else {
+            Err(errors)
+        }
     }
 
     /// Takes over one response: each valid resource takes effect although its neighbours are refused.
@@ -238,7 +250,9 @@ impl State {
             }
             Kind::Listener => {
                 let config = convert(&resource, from_proto::listener)?;
-                self.listeners.upsert(resource, config, host).map_err(whole)?;
+                self.listeners
+                    .upsert(resource, config, host)
+                    .map_err(whole)?;
             }
             Kind::Route => {
                 let config = Arc::new(convert(&resource, |cx, proto| {
@@ -275,7 +289,12 @@ impl State {
         if !changed {
             return None;
         }
-        let wanted = self.listeners.routes().into_iter().map(|(_, name)| name).collect();
+        let wanted = self
+            .listeners
+            .routes()
+            .into_iter()
+            .map(|(_, name)| name)
+            .collect();
         self.routes.sweep(&wanted);
         self.clusters.sweep();
         self.version += 1;

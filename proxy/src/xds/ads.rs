@@ -31,10 +31,8 @@ pub(super) fn config(ads: &AdsConfig, node: &Node, clusters: Vec<Arc<Cluster>>) 
 async fn connect(endpoint: Endpoint) -> Result<Channel, String> {
     let address = endpoint.uri().to_string();
     endpoint.connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map_or_else(
-            || error.to_string(),
-            ToString::to_string,
-        );
+        let cause = std::error::Error::source(&error)
+            .map_or_else(|| error.to_string(), ToString::to_string);
         format!("{address}: {cause}")
     })
 }

@@ -93,7 +93,10 @@ pub struct Control<H> {
     ads_events: Option<mpsc::UnboundedReceiver<Event>>,
     subscribed: BTreeMap<Kind, BTreeSet<Arc<str>>>,
     files: BTreeMap<PathBuf, File>,
-    file_changes: (mpsc::UnboundedSender<PathBuf>, mpsc::UnboundedReceiver<PathBuf>),
+    file_changes: (
+        mpsc::UnboundedSender<PathBuf>,
+        mpsc::UnboundedReceiver<PathBuf>,
+    ),
     commands: mpsc::UnboundedReceiver<Command>,
     progress: watch::Sender<Progress>,
     cds_answered: bool,
@@ -112,7 +115,10 @@ impl<H: Host> Control<H> {
         state: State,
         host: H,
         publisher: Publisher,
-        commands: (mpsc::UnboundedSender<Command>, mpsc::UnboundedReceiver<Command>),
+        commands: (
+            mpsc::UnboundedSender<Command>,
+            mpsc::UnboundedReceiver<Command>,
+        ),
     ) -> Result<(Self, Handle), Vec<ConfigError>> {
         let (progress, progress_receiver) = watch::channel(Progress::default());
         let (command_sender, command_receiver) = commands;
@@ -195,12 +201,15 @@ impl<H: Host> Control<H> {
     }
 
     fn watch(&mut self, kind: Kind, source: &PathSource) {
-        let file = self.files.entry(source.path.clone()).or_insert_with(|| File {
-            kinds: BTreeSet::new(),
-            watch: None,
-            source: source.clone(),
-            seen: BTreeMap::new(),
-        });
+        let file = self
+            .files
+            .entry(source.path.clone())
+            .or_insert_with(|| File {
+                kinds: BTreeSet::new(),
+                watch: None,
+                source: source.clone(),
+                seen: BTreeMap::new(),
+            });
         file.kinds.insert(kind);
         if file.watch.is_none() {
             match files::FileWatch::new(&file.source, self.file_changes.0.clone()) {
@@ -311,7 +320,10 @@ impl<H: Host> Control<H> {
                     })
                 })
                 .collect::<Vec<_>>();
-            let names = resources.iter().map(|one| Arc::clone(&one.name)).collect::<BTreeSet<_>>();
+            let names = resources
+                .iter()
+                .map(|one| Arc::clone(&one.name))
+                .collect::<BTreeSet<_>>();
             let Some(file) = self.files.get_mut(path) else {
                 return;
             };
@@ -374,13 +386,19 @@ impl<H: Host> Control<H> {
             let url = type_url(kind);
             let mut new: BTreeMap<_, Vec<String>> = BTreeMap::new();
             for name in wanted.difference(before) {
-                let timeout = self.state.fetch_timeout(kind, name).filter(|time| !time.is_zero());
+                let timeout = self
+                    .state
+                    .fetch_timeout(kind, name)
+                    .filter(|time| !time.is_zero());
                 new.entry(timeout).or_default().push(name.to_string());
             }
             for (timeout, names) in new {
                 ads.subscribe(&url, names, timeout);
             }
-            let gone = before.difference(&wanted).map(ToString::to_string).collect::<Vec<_>>();
+            let gone = before
+                .difference(&wanted)
+                .map(ToString::to_string)
+                .collect::<Vec<_>>();
             if !gone.is_empty() {
                 ads.unsubscribe(&url, gone);
             }
@@ -434,10 +452,12 @@ fn resource_name(kind: Kind, bytes: &[u8]) -> Option<String> {
     use prost::Message as _;
     match kind {
         Kind::Cluster => Cluster::decode(bytes).ok().map(|message| message.name),
-        Kind::Endpoints => {
-            ClusterLoadAssignment::decode(bytes).ok().map(|message| message.cluster_name)
-        }
+        Kind::Endpoints => ClusterLoadAssignment::decode(bytes)
+            .ok()
+            .map(|message| message.cluster_name),
         Kind::Listener => Listener::decode(bytes).ok().map(|message| message.name),
-        Kind::Route => RouteConfiguration::decode(bytes).ok().map(|message| message.name),
+        Kind::Route => RouteConfiguration::decode(bytes)
+            .ok()
+            .map(|message| message.name),
     }
 }

@@ -59,14 +59,15 @@ impl FileWatch {
             },
         };
         let path = source.path.clone();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let is_change = event.map_or(true, |event| !event.kind.is_access());
-            if is_change {
-                // The receiver is gone only when the proxy stops.
-                drop(changed.send(path.clone()));
-            }
-        })
-        .map_err(|error| format!("{}: {error}", directory.display()))?;
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                let is_change = event.map_or(true, |event| !event.kind.is_access());
+                if is_change {
+                    // The receiver is gone only when the proxy stops.
+                    drop(changed.send(path.clone()));
+                }
+            })
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
         watcher
             .watch(&directory, RecursiveMode::NonRecursive)
             .map_err(|error| format!("{}: {error}", directory.display()))?;

@@ -3,8 +3,8 @@
 use std::{error, fmt};
 
 use super::{
-    AddressPart, GrpcStatusFormat, HeaderField, HeaderOperand, Operator, PathQuery, PathSource, Piece,
-    Precision, TimeFormat, TimePoint,
+    AddressPart, GrpcStatusFormat, HeaderField, HeaderOperand, Operator, PathQuery, PathSource,
+    Piece, Precision, TimeFormat, TimePoint,
 };
 
 /// Envoy's format where none is configured.
@@ -88,9 +88,12 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, FormatError> {
             rest = after;
             continue;
         }
-        let (command, after) = command_at(command)
-            .map_err(|reason| FormatError::new(format!("'{text}': {reason} at byte {}",
-                text.len() - rest.len() + at)))?;
+        let (command, after) = command_at(command).map_err(|reason| {
+            FormatError::new(format!(
+                "'{text}': {reason} at byte {}",
+                text.len() - rest.len() + at
+            ))
+        })?;
         if !literal.is_empty() {
             pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
         }
@@ -126,11 +129,22 @@ fn command_at(text: &str) -> Result<(Command<'_>, &str), &'static str> {
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err("the length after ':' is not a number");
         }
-        length = Some(digits.parse().map_err(|_| "the length after ':' is too large")?);
+        length = Some(
+            digits
+                .parse()
+                .map_err(|_| "the length after ':' is too large")?,
+        );
         rest = after.get(digits.len()..).unwrap_or("");
     }
     match rest.strip_prefix('%') {
-        Some(rest) => Ok((Command { name, argument, length }, rest)),
+        Some(rest) => Ok((
+            Command {
+                name,
+                argument,
+                length,
+            },
+            rest,
+        )),
         None => Err("missing closing '%'"),
     }
 }
@@ -190,7 +204,10 @@ impl Command<'_> {
         };
         Ok(HeaderOperand {
             name: field(name)?,
-            alternative: alternative.filter(|text| !text.is_empty()).map(field).transpose()?,
+            alternative: alternative
+                .filter(|text| !text.is_empty())
+                .map(field)
+                .transpose()?,
         })
     }
 
@@ -235,16 +252,24 @@ impl Command<'_> {
         else {
             return Err(self.error("the parameter is FROM:TO[:ms|us|ns]"));
         };
-        let point = |text| TimePoint::parse(text).ok_or_else(|| {
-            self.error(format_args!("'{text}' is not a time point that is measured"))
-        });
+        let point = |text| {
+            TimePoint::parse(text).ok_or_else(|| {
+                self.error(format_args!(
+                    "'{text}' is not a time point that is measured"
+                ))
+            })
+        };
         let precision = match precision {
             None | Some("ms") => Precision::Milliseconds,
             Some("us") => Precision::Microseconds,
             Some("ns") => Precision::Nanoseconds,
             Some(_) => return Err(self.error("the precision is ms, us or ns")),
         };
-        self.no_length(Operator::CommonDuration(point(from)?, point(to)?, precision))
+        self.no_length(Operator::CommonDuration(
+            point(from)?,
+            point(to)?,
+            precision,
+        ))
     }
 }
 
@@ -302,12 +327,16 @@ fn operator(command: &Command<'_>) -> Result<Operator, FormatError> {
             return Ok(Op::Environment(value.map(Into::into)));
         }
         "RESPONSE_CODE_DETAILS" if command.argument == Some("ALLOW_WHITESPACES") => {
-            return command.no_length(Op::ResponseCodeDetails { allow_whitespace: true });
+            return command.no_length(Op::ResponseCodeDetails {
+                allow_whitespace: true,
+            });
         }
         "QUERY_PARAMS" if matches!(command.argument, None | Some("" | "ORIG")) => {
             return Ok(Op::QueryParams);
         }
-        "RESPONSE_CODE_DETAILS" => Op::ResponseCodeDetails { allow_whitespace: false },
+        "RESPONSE_CODE_DETAILS" => Op::ResponseCodeDetails {
+            allow_whitespace: false,
+        },
         "BYTES_RECEIVED" => Op::BytesReceived,
         "BYTES_SENT" => Op::BytesSent,
         "PROTOCOL" => Op::Protocol,
@@ -341,7 +370,9 @@ fn operator(command: &Command<'_>) -> Result<Operator, FormatError> {
         }
         "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT"
         | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT" => Op::DownstreamLocalAddress(WithoutPort),
-        "DOWNSTREAM_LOCAL_PORT" | "DOWNSTREAM_DIRECT_LOCAL_PORT" => Op::DownstreamLocalAddress(Port),
+        "DOWNSTREAM_LOCAL_PORT" | "DOWNSTREAM_DIRECT_LOCAL_PORT" => {
+            Op::DownstreamLocalAddress(Port)
+        }
         "DOWNSTREAM_REMOTE_ADDRESS" => Op::DownstreamRemoteAddress(Whole),
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Op::DownstreamRemoteAddress(WithoutPort),
         "DOWNSTREAM_REMOTE_PORT" => Op::DownstreamRemoteAddress(Port),
@@ -370,7 +401,9 @@ fn operator(command: &Command<'_>) -> Result<Operator, FormatError> {
         "OUTRIGGER_REASON" => Op::OutriggerReason,
         name => {
             let is_envoys = UNSUPPORTED.contains(&name)
-                || UNSUPPORTED_FAMILIES.iter().any(|family| name.starts_with(family));
+                || UNSUPPORTED_FAMILIES
+                    .iter()
+                    .any(|family| name.starts_with(family));
             return Err(command.error(match is_envoys {
                 true => "command operator not supported",
                 false => "unknown command operator",

@@ -96,7 +96,9 @@ fn push_plain(pieces: &mut Vec<TimePiece>, plain: &mut String) -> Result<(), For
     let trial = Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC);
     let trial = BrokenDownTime::from(&trial);
     if let Err(error) = trial.to_string(&*plain) {
-        return Err(FormatError::new(format!("bad time format '{plain}': {error}")));
+        return Err(FormatError::new(format!(
+            "bad time format '{plain}': {error}"
+        )));
     }
     pieces.push(TimePiece::Strftime(std::mem::take(plain).into()));
     Ok(())

@@ -10,9 +10,7 @@ use outrigger_proto::{
         },
         extensions::access_loggers::{
             file::v3::{FileAccessLog, file_access_log},
-            stream::v3::{
-                StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log,
-            },
+            stream::v3::{StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log},
         },
     },
     google::protobuf::{Struct, Value, value::Kind},
@@ -71,7 +69,10 @@ fn access_log(cx: &Cx<'_>, log: Proto) -> Option<AccessLog> {
         };
         (Sink::Stderr, format)
     } else {
-        at.error(format!("`{}` is not a supported access logger", any.type_url));
+        at.error(format!(
+            "`{}` is not a supported access logger",
+            any.type_url
+        ));
         return None;
     };
     Some(AccessLog {
@@ -137,6 +138,10 @@ fn log_format(cx: &Cx<'_>, format: SubstitutionFormatString) -> Option<LogFormat
         cx.field("json_format_options").error("not supported");
     }
     match format {
+        #[expect(
+            deprecated,
+            reason = "Envoy still accepts it, and it is what people use"
+        )]
         Some(substitution_format_string::Format::TextFormat(text)) => {
             if omit_empty_values {
                 cx.field("omit_empty_values")

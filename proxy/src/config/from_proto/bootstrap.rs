@@ -7,7 +7,7 @@ use outrigger_proto::envoy::config::bootstrap::v3::{
     bootstrap::{DynamicResources, StaticResources},
 };
 
-use super::{access_log, cluster, listener, source};
+use super::{access_log, source};
 use crate::{
     config::{
         bootstrap::{Admin, Bootstrap, Node},
@@ -130,7 +130,7 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
         .into_iter()
         .enumerate()
         .filter_map(|(index, proto)| {
-            cluster::cluster(&clusters_cx.index(index), proto).map(|cluster| (index, cluster))
+            super::cluster(&clusters_cx.index(index), proto).map(|cluster| (index, cluster))
         })
         .collect::<Vec<_>>();
     let listeners_cx = at.field("listeners");
@@ -138,7 +138,7 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
         .into_iter()
         .enumerate()
         .filter_map(|(index, proto)| {
-            listener::listener(&listeners_cx.index(index), proto).map(|one| (index, one))
+            super::listener(&listeners_cx.index(index), proto).map(|one| (index, one))
         })
         .collect::<Vec<_>>();
     let dynamic = dynamic(&cx.field("dynamic_resources"), dynamic_resources);
@@ -153,7 +153,10 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
             cluster: Arc::from(node.cluster.as_str()),
             raw: node,
         },
-        listeners: listeners.into_iter().map(|(_, one)| Arc::new(one)).collect(),
+        listeners: listeners
+            .into_iter()
+            .map(|(_, one)| Arc::new(one))
+            .collect(),
         clusters: clusters.into_iter().map(|(_, one)| Arc::new(one)).collect(),
         lds: dynamic.lds,
         cds: dynamic.cds,
@@ -263,7 +266,9 @@ fn check_references(
                     .index(index)
                     .field("envoy_grpc")
                     .field("cluster_name")
-                    .error(format!("Unknown gRPC client cluster '{name}': it must be static"));
+                    .error(format!(
+                        "Unknown gRPC client cluster '{name}': it must be static"
+                    ));
             }
         }
     }
@@ -308,7 +313,9 @@ fn check_listener(
             RouteSource::Inline(routes) => {
                 if routes.validate_clusters {
                     for missing in routes.unknown_clusters(has_cluster) {
-                        at.field("route_config").field(&missing.path).error(missing.reason);
+                        at.field("route_config")
+                            .field(&missing.path)
+                            .error(missing.reason);
                     }
                 }
             }

@@ -19,8 +19,8 @@ use outrigger_proto::envoy::config::{
 use super::{endpoint, http_protocol, load_balancing, source};
 use crate::{
     config::cluster::{
-        CircuitBreakers, Cluster, Discovery, Dns, DnsLookupFamily, EndpointAddress,
-        LoadAssignment, TcpKeepalive, Thresholds,
+        CircuitBreakers, Cluster, Discovery, Dns, DnsLookupFamily, EndpointAddress, LoadAssignment,
+        TcpKeepalive, Thresholds,
     },
     convert::{Cx, u32_or},
     no_effect, unsupported,
@@ -132,7 +132,12 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         "only for cluster types that we do not have",
         [cleanup_interval]
     );
-    no_effect!(cx, Proto, "no filter reads cluster metadata yet", [metadata]);
+    no_effect!(
+        cx,
+        Proto,
+        "no filter reads cluster metadata yet",
+        [metadata]
+    );
     no_effect!(
         cx,
         Proto,
@@ -178,9 +183,8 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
     let breakers = circuit_breakers
         .map(|proto| breakers(&cx.field("circuit_breakers"), proto))
         .unwrap_or_default();
-    let keepalive = upstream_connection_options.and_then(|proto| {
-        connection_options(&cx.field("upstream_connection_options"), proto)
-    });
+    let keepalive = upstream_connection_options
+        .and_then(|proto| connection_options(&cx.field("upstream_connection_options"), proto));
     let http = http?;
     Some(Cluster {
         name,

@@ -80,7 +80,10 @@ fn check_priorities(cx: &Cx<'_>, localities: &[LocalityEndpoints]) {
         return;
     };
     for priority in 0..=highest {
-        if !localities.iter().any(|locality| locality.priority == priority) {
+        if !localities
+            .iter()
+            .any(|locality| locality.priority == priority)
+        {
             cx.error(format!(
                 "priorities must not have gaps: none of the localities has priority {priority}"
             ));
@@ -120,8 +123,9 @@ fn locality_endpoints(cx: &Cx<'_>, locality: LocalityLbEndpoints) -> Option<Loca
         [load_balancing_weight]
     );
     if priority > MAX_PRIORITY {
-        cx.field("priority")
-            .error(format!("value must be less than or equal to {MAX_PRIORITY}"));
+        cx.field("priority").error(format!(
+            "value must be less than or equal to {MAX_PRIORITY}"
+        ));
         return None;
     }
     let list = cx.field("lb_endpoints");

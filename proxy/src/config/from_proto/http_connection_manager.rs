@@ -45,6 +45,7 @@ const DELAYED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 )]
 pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpConnectionManager> {
     cx.converts::<Proto>();
+    #[expect(deprecated, reason = "named to be refused")]
     let Proto {
         codec_type,
         stat_prefix,
@@ -159,8 +160,8 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
         (true, _) => StripPort::Matching,
         (false, _) => StripPort::No,
     };
-    let internal_cidrs =
-        internal_address_config.map(|config| internal(&cx.field("internal_address_config"), config));
+    let internal_cidrs = internal_address_config
+        .map(|config| internal(&cx.field("internal_address_config"), config));
     Some(HttpConnectionManager {
         stat_prefix: cx.non_empty("stat_prefix", &stat_prefix),
         codec: codec(cx, codec_type)?,
@@ -172,10 +173,9 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
         } else {
             cx.field("server_name").header_value(&server_name)?
         },
-        server_header: match cx.enumeration(
-            "server_header_transformation",
-            server_header_transformation,
-        )? {
+        server_header: match cx
+            .enumeration("server_header_transformation", server_header_transformation)?
+        {
             hcm::ServerHeaderTransformation::Overwrite => ServerHeader::Overwrite,
             hcm::ServerHeaderTransformation::AppendIfAbsent => ServerHeader::AppendIfAbsent,
             hcm::ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
@@ -324,11 +324,7 @@ fn request_id(cx: &Cx<'_>, extension: Option<RequestIdExtension>) -> bool {
     cx.converts::<UuidRequestIdConfig>();
     let use_request_id_for_trace_sampling =
         use_request_id_for_trace_sampling.filter(|BoolValue { value }| !*value);
-    unsupported!(
-        cx,
-        UuidRequestIdConfig,
-        [use_request_id_for_trace_sampling]
-    );
+    unsupported!(cx, UuidRequestIdConfig, [use_request_id_for_trace_sampling]);
     bool_or(pack_trace_reason, true)
 }
 

@@ -390,7 +390,8 @@ fn typed_upstream(cx: &Cx<'_>, options: UpstreamOptions) -> Option<Upstream> {
             return None;
         }
         None => {
-            cx.field("upstream_protocol_options").error("value is required");
+            cx.field("upstream_protocol_options")
+                .error("value is required");
             return None;
         }
     };

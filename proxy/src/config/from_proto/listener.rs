@@ -251,7 +251,10 @@ fn network_filter(cx: &Cx<'_>, filter: Filter) -> Option<NetworkFilter> {
         Some(filter::ConfigType::TypedConfig(any)) => {
             let at = cx.field("typed_config");
             if any.type_url != HcmProto::type_url() {
-                at.error(format!("`{}` is not a supported network filter", any.type_url));
+                at.error(format!(
+                    "`{}` is not a supported network filter",
+                    any.type_url
+                ));
                 return None;
             }
             let hcm = at.any::<HcmProto>(&any)?;

@@ -14,9 +14,7 @@ use outrigger_proto::{
             core::v3::{RuntimeDouble, TypedExtensionConfig},
         },
         extensions::load_balancing_policies::{
-            common::v3::LocalityLbConfig,
-            least_request::v3::LeastRequest,
-            random::v3::Random,
+            common::v3::LocalityLbConfig, least_request::v3::LeastRequest, random::v3::Random,
             round_robin::v3::RoundRobin,
         },
     },
@@ -230,7 +228,8 @@ pub(super) fn locality_specifier(cx: &Cx<'_>, specifier: Option<LocalityConfigSp
         // Without a local cluster Envoy does no zone-aware routing either.
         None | Some(LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig { .. })) => {}
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
-            cx.field("locality_weighted_lb_config").error("not supported");
+            cx.field("locality_weighted_lb_config")
+                .error("not supported");
         }
     }
 }

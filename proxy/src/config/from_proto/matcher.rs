@@ -98,7 +98,11 @@ pub(super) fn substitution(
     let at = cx.field("pattern");
     let pattern = pattern(&at, matcher);
     let regex = build(&at, &pattern, &pattern)?;
-    check_captures(&cx.field("substitution"), &substitution, regex.captures_len())?;
+    check_captures(
+        &cx.field("substitution"),
+        &substitution,
+        regex.captures_len(),
+    )?;
     Some((regex, Bytes::from(substitution)))
 }
 
@@ -131,6 +135,7 @@ fn check_captures(cx: &Cx<'_>, text: &str, groups: usize) -> Option<()> {
 fn pattern(cx: &Cx<'_>, matcher: RegexMatcher) -> String {
     cx.converts::<RegexMatcher>();
     let RegexMatcher { regex, engine_type } = matcher;
+    #[expect(deprecated, reason = "it is in most configurations")]
     match engine_type {
         None | Some(EngineType::GoogleRe2(_)) => {}
     }
@@ -188,7 +193,10 @@ pub(super) fn header_matcher(cx: &Cx<'_>, matcher: HeaderProto) -> Option<Header
     } = matcher;
     let key = header_key(&cx.field("name"), &name);
     let plain = |value: String| (Arc::from(value), false);
-    #[expect(deprecated, reason = "Envoy still accepts the forms before string_match")]
+    #[expect(
+        deprecated,
+        reason = "Envoy still accepts the forms before string_match"
+    )]
     let kind = match header_match_specifier {
         Some(HeaderMatchSpecifier::StringMatch(matcher)) => {
             HeaderMatchKind::String(string_matcher(&cx.field("string_match"), matcher)?)

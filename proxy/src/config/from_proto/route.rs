@@ -74,7 +74,10 @@ pub fn route_configuration(
         .enumerate()
         .filter_map(|(index, name)| internal.index(index).header_name(name))
         .collect();
-    let max_body = u32_or(max_direct_response_body_size_bytes, MAX_DIRECT_RESPONSE_BODY);
+    let max_body = u32_or(
+        max_direct_response_body_size_bytes,
+        MAX_DIRECT_RESPONSE_BODY,
+    );
     let hosts_cx = cx.field("virtual_hosts");
     let hosts = virtual_hosts
         .into_iter()
@@ -130,6 +133,7 @@ fn check_unique(cx: &Cx<'_>, hosts: &[VirtualHost]) {
 
 fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<VirtualHost> {
     cx.converts::<VirtualHostProto>();
+    #[expect(deprecated, reason = "named to be refused or without effect")]
     let VirtualHostProto {
         name,
         domains,
@@ -254,6 +258,7 @@ fn route(
     index: usize,
 ) -> Option<Route> {
     cx.converts::<RouteProto>();
+    #[expect(deprecated, reason = "named to be refused or without effect")]
     let RouteProto {
         name,
         r#match,
@@ -317,9 +322,8 @@ fn route(
             None
         }
     };
-    let tracing = route_tracing.and_then(|proto: TracingProto| {
-        tracing::route_tracing(&cx.field("tracing"), proto)
-    });
+    let tracing = route_tracing
+        .and_then(|proto: TracingProto| tracing::route_tracing(&cx.field("tracing"), proto));
     Some(Route {
         matches: matches?,
         action: action?,

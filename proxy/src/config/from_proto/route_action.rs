@@ -7,9 +7,7 @@ use outrigger_proto::{
         core::v3::RoutingPriority,
         route::v3::{
             RedirectAction, RouteAction, WeightedCluster as WeightedProto,
-            redirect_action::{
-                PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
-            },
+            redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
             route_action::{
                 ClusterNotFoundResponseCode, ClusterSpecifier as SpecifierProto,
                 HostRewriteSpecifier, MaxStreamDuration, UpgradeConfig,
@@ -94,14 +92,12 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
     let path_rewrite = match (prefix_rewrite.is_empty(), regex_rewrite) {
         (true, None) => None,
         (false, None) => Some(PathRewrite::Prefix(Arc::from(prefix_rewrite))),
-        (true, Some(rewrite)) => {
-            matcher::substitution(&cx.field("regex_rewrite"), rewrite).map(
-                |(pattern, substitution)| PathRewrite::Regex {
-                    pattern,
-                    substitution,
-                },
-            )
-        }
+        (true, Some(rewrite)) => matcher::substitution(&cx.field("regex_rewrite"), rewrite).map(
+            |(pattern, substitution)| PathRewrite::Regex {
+                pattern,
+                substitution,
+            },
+        ),
         (false, Some(_)) => {
             cx.field("regex_rewrite")
                 .error("Cannot specify both prefix_rewrite and regex_rewrite");
@@ -115,9 +111,7 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
     )? {
         ClusterNotFoundResponseCode::ServiceUnavailable => http::StatusCode::SERVICE_UNAVAILABLE,
         ClusterNotFoundResponseCode::NotFound => http::StatusCode::NOT_FOUND,
-        ClusterNotFoundResponseCode::InternalServerError => {
-            http::StatusCode::INTERNAL_SERVER_ERROR
-        }
+        ClusterNotFoundResponseCode::InternalServerError => http::StatusCode::INTERNAL_SERVER_ERROR,
     };
     let priority = match cx.enumeration("priority", priority)? {
         RoutingPriority::Default => Priority::Default,
@@ -127,8 +121,7 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
         cluster: cluster?,
         cluster_not_found_status: status,
         path_rewrite,
-        host_rewrite: host_rewrite_specifier
-            .and_then(|specifier| host_rewrite(cx, specifier)),
+        host_rewrite: host_rewrite_specifier.and_then(|specifier| host_rewrite(cx, specifier)),
         append_x_forwarded_host,
         timeout: cx.duration_or("timeout", timeout, ROUTE_TIMEOUT),
         idle_timeout: cx.optional_duration("idle_timeout", idle_timeout),
@@ -184,8 +177,7 @@ fn stream_durations(cx: &Cx<'_>, durations: Option<MaxStreamDuration>) -> Durati
     Durations {
         max: cx.optional_duration("max_stream_duration", max_stream_duration),
         grpc_max: cx.optional_duration("grpc_timeout_header_max", grpc_timeout_header_max),
-        grpc_offset: cx
-            .optional_duration("grpc_timeout_header_offset", grpc_timeout_header_offset),
+        grpc_offset: cx.optional_duration("grpc_timeout_header_offset", grpc_timeout_header_offset),
     }
 }
 
@@ -221,7 +213,10 @@ fn cluster_specifier_of(
 
 fn weighted(cx: &Cx<'_>, clusters: WeightedProto) -> Option<WeightedClusters> {
     cx.converts::<WeightedProto>();
-    #[expect(deprecated, reason = "`total_weight` is checked as long as Envoy has it")]
+    #[expect(
+        deprecated,
+        reason = "`total_weight` is checked as long as Envoy has it"
+    )]
     let WeightedProto {
         clusters,
         total_weight,
@@ -282,11 +277,7 @@ fn cluster_weight(cx: &Cx<'_>, cluster: ClusterWeight) -> Option<WeightedCluster
         typed_per_filter_config,
         host_rewrite_specifier,
     } = cluster;
-    unsupported!(
-        cx,
-        ClusterWeight,
-        [metadata_match, typed_per_filter_config]
-    );
+    unsupported!(cx, ClusterWeight, [metadata_match, typed_per_filter_config]);
     let cluster = match (name.is_empty(), cluster_header.is_empty()) {
         (false, true) => ClusterName::Name(Arc::from(name)),
         (true, false) => ClusterName::Header(matcher::header_key(

@@ -60,7 +60,8 @@ pub(super) fn config_source(cx: &Cx<'_>, source: Proto) -> Option<ConfigSource> 
             return None;
         }
         None => {
-            cx.field("config_source_specifier").error("value is required");
+            cx.field("config_source_specifier")
+                .error("value is required");
             return None;
         }
     };
@@ -83,13 +84,11 @@ fn path_source(cx: &Cx<'_>, source: PathConfigSource) -> Option<PathSource> {
             .error("value length must be at least 1 characters");
         return None;
     }
-    let watched_directory = watched_directory.map(
-        |WatchedDirectory { path, watch_modify }| {
-            let cx = cx.field("watched_directory");
-            unsupported!(cx, WatchedDirectory, [watch_modify]);
-            PathBuf::from(path)
-        },
-    );
+    let watched_directory = watched_directory.map(|WatchedDirectory { path, watch_modify }| {
+        let cx = cx.field("watched_directory");
+        unsupported!(cx, WatchedDirectory, [watch_modify]);
+        PathBuf::from(path)
+    });
     Some(PathSource {
         path: PathBuf::from(path),
         watched_directory,
@@ -152,7 +151,8 @@ pub(super) fn ads_config(cx: &Cx<'_>, source: ApiConfigSource) -> Option<AdsConf
         let at = services.index(index);
         let grpc = envoy_grpc(&at, service)?;
         if !grpc.initial_metadata.is_empty() {
-            at.field("initial_metadata").error("not supported on the aggregated stream");
+            at.field("initial_metadata")
+                .error("not supported on the aggregated stream");
         }
         ads.clusters.push(grpc.cluster);
         ads.authority = ads.authority.or(grpc.authority);
@@ -214,7 +214,8 @@ pub(super) fn envoy_grpc(cx: &Cx<'_>, service: GrpcService) -> Option<EnvoyGrpcS
             })
         }
         Some(grpc_service::TargetSpecifier::GoogleGrpc(_)) => {
-            cx.field("google_grpc").error("not supported; use envoy_grpc");
+            cx.field("google_grpc")
+                .error("not supported; use envoy_grpc");
             None
         }
         None => {

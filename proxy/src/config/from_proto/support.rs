@@ -2,8 +2,8 @@
 
 use outrigger_proto::envoy::{
     config::{
-        bootstrap::v3::Bootstrap, cluster::v3::Cluster, core::v3, endpoint::v3::ClusterLoadAssignment,
-        listener::v3::Listener, route::v3::RouteConfiguration,
+        bootstrap::v3::Bootstrap, cluster::v3::Cluster, core::v3,
+        endpoint::v3::ClusterLoadAssignment, listener::v3::Listener, route::v3::RouteConfiguration,
     },
     extensions::filters::network::http_connection_manager::v3::HttpConnectionManager,
 };
@@ -20,7 +20,10 @@ pub fn support_table() -> Recorder {
         drop(super::bootstrap(&cx, Bootstrap::default()));
         drop(super::listener(&cx, Listener::default()));
         drop(super::cluster(&cx, Cluster::default()));
-        drop(super::load_assignment(&cx, ClusterLoadAssignment::default()));
+        drop(super::load_assignment(
+            &cx,
+            ClusterLoadAssignment::default(),
+        ));
         drop(super::route_configuration(
             &cx,
             RouteConfiguration::default(),
@@ -30,8 +33,14 @@ pub fn support_table() -> Recorder {
             &cx,
             HttpConnectionManager::default(),
         ));
-        drop(super::source::config_source(&cx, v3::ConfigSource::default()));
-        drop(super::source::ads_config(&cx, v3::ApiConfigSource::default()));
+        drop(super::source::config_source(
+            &cx,
+            v3::ConfigSource::default(),
+        ));
+        drop(super::source::ads_config(
+            &cx,
+            v3::ApiConfigSource::default(),
+        ));
     }
     sink.into_recorder()
 }

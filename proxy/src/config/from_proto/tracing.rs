@@ -280,7 +280,10 @@ fn http_service_of(cx: &Cx<'_>, service: HttpService) -> Option<Exporter> {
         cx.field("cluster").error("value is required");
         return None;
     };
-    let parsed = uri.parse::<http::Uri>().ok().filter(|uri| uri.authority().is_some());
+    let parsed = uri
+        .parse::<http::Uri>()
+        .ok()
+        .filter(|uri| uri.authority().is_some());
     let Some(parsed) = parsed else {
         cx.field("uri")
             .error(format!("`{uri}` is not an absolute http URI"));
