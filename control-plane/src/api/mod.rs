@@ -1,0 +1,3 @@
+//! The HTTP APIs of the control plane.
+
+pub mod jaeger;
