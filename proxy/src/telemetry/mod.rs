@@ -1,5 +1,6 @@
 //! What the proxy tells about itself: statistics, the record of each stream, access logs and spans.
 
+pub mod access_log;
 pub mod flags;
 pub mod format;
 pub mod span;

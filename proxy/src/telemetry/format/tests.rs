@@ -1,30 +1,10 @@
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::StatusCode;
 use proptest::prelude::*;
 
 use super::*;
-use crate::telemetry::{
-    flags::ResponseFlags,
-    stream_info::{ConnectionInfo, StreamInfo},
-};
-
-pub(crate) fn info() -> StreamInfo {
-    let local: SocketAddr = "127.0.0.1:18080".parse().unwrap();
-    let remote: SocketAddr = "10.0.0.1:4444".parse().unwrap();
-    let mut info = StreamInfo::new(
-        Rc::new(ConnectionInfo {
-            id: 7,
-            remote,
-            local,
-            listener: Arc::new(crate::telemetry::testing::listener()),
-            start: std::time::Instant::now(),
-        }),
-        http::Version::HTTP_11,
-    );
-    info.start_time = std::time::UNIX_EPOCH + Duration::new(1_795_568_811, 874_510_000);
-    info
-}
+use crate::telemetry::{flags::ResponseFlags, testing::stream_info as info};
 
 fn parts() -> http::request::Parts {
     let request = http::Request::builder()

@@ -37,25 +37,22 @@ pub(super) fn write(moment: SystemTime, zone: Zone, format: &TimeFormat, out: &m
     }
     let mut broken_down = None;
     for piece in format.pieces() {
-        // Writing to a Vec cannot fail.
-        let _infallible = match piece {
+        match piece {
             TimePiece::Strftime(text) => {
                 let time = broken_down.get_or_insert_with(|| BrokenDownTime::from(&time));
                 // The specifiers were tried when the format was parsed.
-                time.format(&**text, &mut *out).is_ok();
-                Ok(())
+                let _tried = time.format(&**text, &mut *out);
             }
-            TimePiece::Fraction(digits) => {
-                fraction(nanos, *digits, out);
-                Ok(())
+            TimePiece::Fraction(digits) => fraction(nanos, *digits, out),
+            // Writing to a Vec cannot fail.
+            TimePiece::Epoch => {
+                let _infallible = write!(out, "{seconds}");
             }
-            TimePiece::Epoch => write!(out, "{seconds}"),
             TimePiece::Seconds(digits) => {
-                let written = write!(out, "{:02}.", time.second());
+                let _infallible = write!(out, "{:02}.", time.second());
                 fraction(nanos, *digits, out);
-                written
             }
-        };
+        }
     }
     true
 }
