@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::stats::{HcmStats, ListenerHttpStats, RouterStats};
 use crate::{
-    config::http_connection_manager::HttpConnectionManager, router, telemetry::stats::Registry,
+    config::http_connection_manager::HttpConnectionManager, listener::Build, router,
 };
 
 /// One connection manager; shared by all connections of its listener.
@@ -28,9 +28,10 @@ impl HcmRuntime {
     pub fn new(
         config: Arc<HttpConnectionManager>,
         inline_routes: Option<Arc<router::Table>>,
-        registry: &Registry,
+        build: &Build,
         listener_scope: &str,
     ) -> Self {
+        let registry = &build.registry;
         let prefix = format!("http.{}", config.stat_prefix);
         let listener_prefix = format!("{listener_scope}.{prefix}");
         Self {

@@ -4,7 +4,6 @@
 use std::{
     cell::Cell,
     io::{self, IoSlice},
-    mem::MaybeUninit,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -12,6 +11,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A socket as the codecs see it.
@@ -33,27 +33,27 @@ pub struct IoWatch {
     /// When the first byte came since [`Self::expect_head`].
     pub head_start: Cell<Option<Instant>>,
     head: Cell<HeadScan>,
-    /// What is written instead of what the codec writes by itself between responses.
     is_between_responses: Cell<bool>,
-    replacement: Cell<Option<Bytes>>,
+    /// The status with which the codec wanted to answer a malformed head by itself. Not sent.
+    pub codec_reply: Cell<Option<StatusCode>>,
 }
 
 /// Where the scan of a request head for framing headers is.
 #[derive(Clone, Copy, Debug, Default)]
 struct HeadScan {
     is_on: bool,
-    /// Bytes of the current line seen so far, up to [`LINE`].
+    /// Bytes kept of a line that began in an earlier read, up to [`LINE`].
     length: u8,
     line: [u8; LINE],
     content_length: bool,
     transfer_encoding: bool,
 }
 
-/// Length of `transfer-encoding`, the longest name that is looked for, and its colon.
+/// Length of `transfer-encoding:`, the longest name that is looked for, with its colon.
 const LINE: usize = 18;
 
 impl IoWatch {
-    /// The next bytes are (after what is buffered) a new request's head.
+    /// The next bytes (after what the codec has buffered) are a new request's head.
     pub fn expect_head(&self) {
         self.head_start.set(None);
         self.head.set(HeadScan { is_on: true, ..HeadScan::default() });
@@ -67,17 +67,23 @@ impl IoWatch {
         head.content_length && head.transfer_encoding
     }
 
-    /// Whatever the codec writes on its own account (its answer to a malformed head) is replaced.
-    pub fn replace_codec_reply(&self, reply: Option<Bytes>) {
-        self.is_between_responses.set(reply.is_some());
-        self.replacement.set(reply);
+    /// Whether the head had `transfer-encoding`.
+    #[must_use]
+    pub fn has_transfer_encoding(&self) -> bool {
+        self.head.get().transfer_encoding
+    }
+
+    /// From now on, whatever the codec writes is its own answer to a malformed head (or not, with
+    /// `false`): it is not sent, see [`Self::codec_reply`].
+    pub fn set_between_responses(&self, is_between: bool) {
+        self.is_between_responses.set(is_between);
     }
 
     fn saw(&self, bytes: &[u8]) {
         self.received.set(self.received.get() + bytes.len() as u64);
         let mut head = self.head.get();
-        if head.is_on {
-            if self.head_start.get().is_none() && !bytes.is_empty() {
+        if head.is_on && !bytes.is_empty() {
+            if self.head_start.get().is_none() {
                 self.head_start.set(Some(Instant::now()));
             }
             head.scan(bytes);
@@ -89,41 +95,134 @@ impl IoWatch {
 impl HeadScan {
     /// Looks at the beginning of each line until the empty one.
     fn scan(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let room = LINE - usize::from(self.length);
-            let take = room.min(rest.len());
-            let end = rest.iter().take(take).position(|&byte| byte == b'\n');
-            let kept = end.unwrap_or(take);
-            for &byte in rest.iter().take(kept) {
-                self.line[usize::from(self.length)] = byte.to_ascii_lowercase();
-                self.length += 1;
-            }
-            rest = &rest[kept..];
-            if end.is_none() && usize::from(self.length) == LINE {
-                // The name is known; the rest of the line does not matter.
-                match rest.iter().position(|&byte| byte == b'\n') {
-                    Some(end) => rest = &rest[end..],
-                    None => return,
-                }
-            }
-            if rest.first() == Some(&b'\n') {
-                rest = &rest[1..];
-                if self.end_line() {
-                    self.is_on = false;
-                    return;
-                }
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            let rest = &bytes[start..end];
+            start = end + 1;
+            let is_end = if self.length == 0 {
+                self.judge(rest)
+            } else {
+                self.keep(rest);
+                let (line, length) = (self.line, usize::from(self.length));
+                self.length = 0;
+                self.judge(&line[..length])
+            };
+            if is_end {
+                self.is_on = false;
+                return;
             }
         }
+        self.keep(&bytes[start..]);
     }
 
-    /// Judges the line; true at the head's end.
-    fn end_line(&mut self) -> bool {
-        let line = &self.line[..usize::from(self.length)];
-        let is_end = matches!(line, b"" | b"\r");
-        self.content_length |= line.starts_with(b"content-length:");
-        self.transfer_encoding |= line.starts_with(b"transfer-encoding:");
-        self.length = 0;
-        is_end
+    /// Keeps the beginning of a line that is not whole yet.
+    fn keep(&mut self, part: &[u8]) {
+        let length = usize::from(self.length);
+        let take = part.len().min(LINE - length);
+        self.line[length..length + take].copy_from_slice(&part[..take]);
+        self.length += u8::try_from(take).unwrap_or(0);
+    }
+
+    /// Judges a line; true if it ends the head.
+    fn judge(&mut self, line: &[u8]) -> bool {
+        let is = |name: &[u8]| {
+            line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
+        match line.first() {
+            None | Some(b'\r') => return true,
+            Some(b'c' | b'C') => self.content_length |= is(b"content-length:"),
+            Some(b't' | b'T') => self.transfer_encoding |= is(b"transfer-encoding:"),
+            Some(_) => {}
+        }
+        false
+    }
+}
+
+impl<S> Io<S> {
+    /// A socket from which `first` has been read already.
+    pub fn new(stream: S, first: Bytes, watch: Rc<IoWatch>) -> Self {
+        watch.saw(&first);
+        Self { stream, first, watch }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.first.is_empty() {
+            let take = this.first.len().min(buf.remaining());
+            buf.put_slice(&this.first[..take]);
+            this.first.advance(take);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        this.watch.saw(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.watch.is_between_responses.get() {
+            return this.poll_codec_reply(cx, &[IoSlice::new(buf)]);
+        }
+        let count = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
+        this.watch.sent.set(this.watch.sent.get() + count as u64);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.watch.is_between_responses.get() {
+            return this.poll_codec_reply(cx, bufs);
+        }
+        let count = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        this.watch.sent.set(this.watch.sent.get() + count as u64);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Io<S> {
+    /// The codec answers a malformed head by itself: nothing of it is sent, so that the connection can
+    /// answer as Envoy does. It is noted what it would have said.
+    fn poll_codec_reply(
+        &mut self,
+        _cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let status = bufs
+            .first()
+            .and_then(|buf| buf.get(9..12))
+            .and_then(|status| StatusCode::from_bytes(status).ok());
+        if self.watch.codec_reply.get().is_none() {
+            self.watch.codec_reply.set(status);
+        }
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }
 }

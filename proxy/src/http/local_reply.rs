@@ -3,9 +3,10 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use smallvec::SmallVec;
 
+use super::{Body, Response};
 use crate::telemetry::stream_info::ResponseFlags;
 
 /// An answer of the proxy itself; every one says why.
@@ -71,5 +72,141 @@ impl fmt::Debug for LocalReply {
             .field("details", &self.details)
             .field("reason", &self.reason)
             .finish_non_exhaustive()
+    }
+}
+
+/// What a local reply is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyTo {
+    /// The request was gRPC (`content-type: application/grpc…`).
+    pub is_grpc: bool,
+    /// Say why in `x-outrigger-reason`.
+    pub shows_reason: bool,
+}
+
+/// Whether a request is gRPC.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+/// Makes the response; `reply`'s flags, details and reason are for the stream's record.
+#[must_use]
+pub fn into_response(reply: &mut LocalReply, to: ReplyTo) -> Response {
+    let body = std::mem::take(&mut reply.body);
+    let mut response = if to.is_grpc {
+        grpc_response(reply.status, &body, reply.flags)
+    } else {
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = reply.status;
+        if !body.is_empty() {
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            *response.body_mut() = Body::Full(body);
+        }
+        response
+    };
+    for (name, value) in reply.headers.drain(..) {
+        response.headers_mut().append(name, value);
+    }
+    if to.shows_reason
+        && let Some(reason) = &reply.reason
+        && let Ok(reason) = HeaderValue::from_str(reason)
+    {
+        response.headers_mut().insert(REASON, reason);
+    }
+    response
+}
+
+const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Trailers only: what gRPC clients understand of an HTTP status.
+fn grpc_response(status: StatusCode, body: &[u8], flags: ResponseFlags) -> Response {
+    let code = if flags.contains(ResponseFlags::RATE_LIMITED) { 14 } else { grpc_status(status) };
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code));
+    if !body.is_empty()
+        && let Ok(message) = HeaderValue::try_from(escape(body))
+    {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    response
+}
+
+/// `grpc-status` for an HTTP status, as in gRPC's own mapping.
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+/// Percent-encoding of `grpc-message`.
+fn escape(body: &[u8]) -> String {
+    let mut out = String::with_capacity(body.len());
+    for &byte in body {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            for digit in [byte >> 4, byte & 15] {
+                out.push(char::from(b"0123456789ABCDEF"[usize::from(digit)]));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_requests_get_trailers_only() {
+        let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no \u{fc}", "x");
+        let response =
+            into_response(&mut reply, ReplyTo { is_grpc: true, shows_reason: true });
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[GRPC_STATUS], "14");
+        assert_eq!(response.headers()[GRPC_MESSAGE], "no %C3%BC");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/grpc");
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        let mut headers = HeaderMap::new();
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("text/plain", false),
+        ] {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+            assert_eq!(is_grpc(&headers), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_reason_is_shown_where_wanted() {
+        let reply = || LocalReply::new(StatusCode::NOT_FOUND, "gone", "x").with_reason("route a");
+        let to = |shows_reason| ReplyTo { is_grpc: false, shows_reason };
+        let shown = into_response(&mut reply(), to(true));
+        assert_eq!(shown.headers()[REASON], "route a");
+        assert_eq!(shown.headers()[header::CONTENT_LENGTH], "4");
+        assert!(!into_response(&mut reply(), to(false)).headers().contains_key(REASON));
     }
 }

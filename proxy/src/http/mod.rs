@@ -4,8 +4,13 @@
 pub mod body;
 pub mod connection_manager;
 pub mod h2_body;
+pub mod headers;
+pub mod io;
 pub mod local_reply;
+mod path;
+pub mod request_id;
 pub mod stats;
+pub mod strict;
 pub mod stream_cx;
 
 pub use body::{Body, BodyError};

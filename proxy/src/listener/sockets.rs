@@ -1,0 +1,146 @@
+//! Bound sockets of one listener address: one per worker, made on the main thread so that a taken
+//! address is an error of the configuration, handed to the workers once the listener is warm.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::config;
+
+/// Connections that may wait to be accepted, unless `tcp_backlog_size` says otherwise (Envoy: the
+/// system's limit).
+const BACKLOG: i32 = libc::SOMAXCONN;
+
+/// The sockets of one address. A changed listener that keeps the address keeps these, so that no
+/// connection in a queue is lost.
+#[derive(Debug)]
+pub struct Sockets {
+    /// As configured.
+    configured: SocketAddr,
+    /// With the port that the system chose.
+    pub address: SocketAddr,
+    options: Options,
+    /// Bound and not yet listening; each worker takes its own.
+    waiting: Mutex<Vec<Option<Socket>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Options {
+    reuse_port: bool,
+    freebind: bool,
+    backlog: i32,
+}
+
+impl Sockets {
+    /// Binds an address for all workers, or takes over those of `previous`.
+    ///
+    /// # Errors
+    /// When the address can't be bound.
+    pub fn bind(
+        configured: SocketAddr,
+        config: &config::listener::Listener,
+        workers: usize,
+        previous: &[Arc<Self>],
+    ) -> Result<Arc<Self>, io::Error> {
+        let options = Options {
+            reuse_port: config.reuse_port,
+            freebind: config.freebind,
+            backlog: config
+                .tcp_backlog_size
+                .map_or(BACKLOG, |size| i32::try_from(size).unwrap_or(i32::MAX)),
+        };
+        let same = |old: &&Arc<Self>| old.configured == configured && old.options == options;
+        if let Some(old) = previous.iter().find(same) {
+            return Ok(Arc::clone(old));
+        }
+        let first = options.socket(configured)?;
+        // The port that the system chose for the first is everyone's.
+        let address = first
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::Error::other("the socket has no address"))?;
+        let mut sockets = Vec::with_capacity(workers);
+        for _ in 1..workers {
+            let socket =
+                if options.reuse_port { options.socket(address)? } else { first.try_clone()? };
+            sockets.push(Some(socket));
+        }
+        sockets.push(Some(first));
+        Ok(Arc::new(Self { configured, address, options, waiting: Mutex::new(sockets) }))
+    }
+
+    /// What the listener is called by in statistics: Envoy keeps a configured port of 0 there.
+    pub(super) fn configured_or_bound(&self) -> SocketAddr {
+        self.configured
+    }
+
+    /// The listening socket of a worker (from 1); none if it has been taken.
+    ///
+    /// # Errors
+    /// When the socket can't listen.
+    pub fn take(&self, worker: usize) -> io::Result<Option<std::net::TcpListener>> {
+        let socket = self
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(worker.wrapping_sub(1))
+            .and_then(Option::take);
+        let Some(socket) = socket else { return Ok(None) };
+        socket.listen(self.options.backlog)?;
+        Ok(Some(socket.into()))
+    }
+}
+
+impl Options {
+    fn socket(&self, address: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        if self.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if address.is_ipv6() {
+            // As Envoy without `ipv4_compat`.
+            socket.set_only_v6(true)?;
+        }
+        if self.freebind {
+            if address.is_ipv6() {
+                socket.set_freebind_v6(true)?;
+            } else {
+                socket.set_freebind_v4(true)?;
+            }
+        }
+        socket.bind(&address.into())?;
+        Ok(socket)
+    }
+}
+
+/// Sets what every accepted socket has: no delay, and keep-alive as configured.
+///
+/// # Errors
+/// When the peer has gone already.
+pub fn prepare_accepted(
+    stream: &tokio::net::TcpStream,
+    config: &config::listener::Listener,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Some(configured) = &config.tcp_keepalive else { return Ok(()) };
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(time) = configured.time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = configured.interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = configured.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
