@@ -1,10 +1,17 @@
 //! From a request to its upstream: route tables, rewriting, header changes, forwarding.
 
+mod attempt;
+mod failure;
+mod forward;
 mod index;
 mod levels;
 pub mod matcher;
 mod mutate;
+mod response_body;
 mod rewrite;
 mod table;
+mod timeout;
 
+pub use forward::{forward, mutate_direct_response};
 pub use table::{Match, Table};
+pub use timeout::max_stream_duration;

@@ -8,12 +8,9 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use crate::{
-    config::{
-        format::Format,
-        header::{AppendAction, HeaderMutations},
-    },
-    telemetry::format::{self, Context, Missing},
+use crate::config::{
+    format::Format,
+    header::{AppendAction, HeaderMutations},
 };
 
 /// The compiled changes of one level in one direction; none if there is nothing to do.
@@ -69,12 +66,13 @@ impl Mutations {
         })
     }
 
-    /// Applies the changes to what `headers` gives from `message`; `context` makes what formats see.
+    /// Applies the changes to what `headers` gives from `message`; `evaluate` appends the text of a
+    /// format for the message as it is.
     pub(super) fn apply<M>(
         &self,
         message: &mut M,
         headers: impl Fn(&mut M) -> &mut HeaderMap,
-        context: impl Fn(&M) -> Context<'_>,
+        evaluate: impl Fn(&M, &Format, &mut Vec<u8>),
     ) {
         for name in &self.remove {
             headers(message).remove(name);
@@ -84,7 +82,7 @@ impl Mutations {
         }
         let mut changes: SmallVec<[(&Addition, HeaderValue); 4]> = SmallVec::new();
         for addition in &self.add {
-            let value = addition.value.evaluate(|| context(message));
+            let value = addition.value.evaluate(|format, text| evaluate(message, format, text));
             let Some(value) = value.filter(|value| addition.keep_empty || !value.is_empty()) else {
                 continue;
             };
@@ -118,12 +116,12 @@ impl AppendAction {
 
 impl Value {
     /// The value; none if it cannot be in a header.
-    fn evaluate<'a>(&self, context: impl FnOnce() -> Context<'a>) -> Option<HeaderValue> {
+    fn evaluate(&self, write: impl FnOnce(&Format, &mut Vec<u8>)) -> Option<HeaderValue> {
         match self {
             Self::Literal(value) => Some(value.clone()),
             Self::Format(format) => {
                 let mut text = Vec::new();
-                format::write(format, &context(), Missing::Empty, &mut text);
+                write(format, &mut text);
                 HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
             }
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{
     Ordering::{AcqRel, Relaxed},
 };
 
+use super::pool::Limit;
 use crate::{
     config::{
         cluster::{CircuitBreakers, Thresholds},
@@ -75,6 +76,14 @@ impl Circuit {
 }
 
 impl Resources {
+    /// The count behind a threshold.
+    pub(crate) fn limit(&self, limit: Limit) -> &Resource {
+        match limit {
+            Limit::Pending => &self.pending,
+            Limit::Requests => &self.requests,
+        }
+    }
+
     fn new(thresholds: &Thresholds, scope: &Scope) -> Self {
         let remaining = |name| thresholds.track_remaining.then(|| scope.gauge(name));
         Self {

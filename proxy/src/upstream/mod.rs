@@ -6,11 +6,13 @@
 mod balancer;
 mod circuit;
 mod cluster;
+mod codes;
 mod host;
 pub mod pool;
 mod stats;
 
 pub use circuit::{Circuit, Resource, Resources};
 pub use cluster::Cluster;
+pub use codes::CodeStats;
 pub use host::{Candidates, Chosen, Health, Host, HostSet, HostSpec, HostStats};
 pub use stats::ClusterStats;

@@ -1,5 +1,6 @@
 //! A cluster's statistics, under Envoy's names.
 
+use super::CodeStats;
 use crate::telemetry::stats::{Counter, Gauge, Histogram, Scope, Unit};
 
 macro_rules! cluster_stats {
@@ -10,8 +11,10 @@ macro_rules! cluster_stats {
         /// Handles to `cluster.<name>.…`, resolved when the cluster is built.
         #[derive(Debug)]
         pub struct ClusterStats {
-            /// Where they live; response codes are resolved below it when first seen.
+            /// Where they live.
             pub scope: Scope,
+            /// By response code.
+            pub codes: CodeStats,
             $($(#[$counter_doc])* pub $counter: Counter,)*
             $($(#[$gauge_doc])* pub $gauge: Gauge,)*
             /// From start to established, milliseconds.
@@ -29,6 +32,7 @@ macro_rules! cluster_stats {
                     $($gauge: scope.gauge(stringify!($gauge)),)*
                     upstream_cx_connect_ms: scope.histogram("upstream_cx_connect_ms", Unit::Milliseconds),
                     upstream_cx_length_ms: scope.histogram("upstream_cx_length_ms", Unit::Milliseconds),
+                    codes: CodeStats::new(&scope),
                     scope,
                 }
             }

@@ -1,10 +1,9 @@
 //! Guards for what is counted: requests, waiting requests, connections. Dropping one is the only way
 //! to count it out, so that no path can forget.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{cell::Cell, rc::Rc, sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::Base;
-use crate::upstream::Host;
 
 /// One request in flight on a connection.
 #[derive(Debug)]
@@ -25,11 +24,6 @@ impl ActiveRequest {
         base.host.stats.rq_total.fetch_add(1, Relaxed);
         base.host.stats.rq_active.fetch_add(1, Relaxed);
         Some(Self { base: Rc::clone(base) })
-    }
-
-    /// The host that serves it.
-    pub(crate) fn host(&self) -> &Arc<Host> {
-        &self.base.host
     }
 }
 

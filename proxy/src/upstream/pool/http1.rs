@@ -80,7 +80,7 @@ impl Pool {
             return Err(Failure::Overflow(Limit::Requests));
         };
         ready.connection.begin_request();
-        Ok(Lease { pool: Rc::clone(self), ready: Some(ready), request })
+        Ok(Lease { pool: Rc::clone(self), ready: Some(ready), _request: request })
     }
 
     fn pop_idle(&self) -> Option<Ready> {
@@ -97,7 +97,7 @@ impl Pool {
     async fn wait(self: &Rc<Self>) -> Result<Ready, Failure> {
         let _pending = PendingRequest::new(&self.base).ok_or(Failure::Overflow(Limit::Pending))?;
         let give_back = |ready| self.put(ready);
-        let mut place = self.line.join(&give_back);
+        let place = self.line.join(&give_back);
         self.make_connections();
         let mut cancelled = Cancelled { base: &self.base, is_settled: false };
         let outcome = place.outcome().await;
@@ -264,7 +264,7 @@ impl Drop for Cancelled<'_> {
 pub(crate) struct Lease {
     pool: Rc<Pool>,
     ready: Option<Ready>,
-    request: ActiveRequest,
+    _request: ActiveRequest,
 }
 
 /// How sending failed.

@@ -85,7 +85,7 @@ impl Pool {
         };
         match ActiveRequest::new(&self.base) {
             Some(request) => {
-                Ok(Lease { pool: Rc::clone(self), on: Some(slot.on), request })
+                Ok(Lease { pool: Rc::clone(self), on: Some(slot.on), _request: request })
             }
             None => {
                 self.give_back(slot);
@@ -102,7 +102,7 @@ impl Pool {
     async fn wait(self: &Rc<Self>) -> Result<Slot, Failure> {
         let _pending = PendingRequest::new(&self.base).ok_or(Failure::Overflow(Limit::Pending))?;
         let give_back = |slot| self.give_back(slot);
-        let mut place = self.line.join(&give_back);
+        let place = self.line.join(&give_back);
         self.make_connections();
         let mut cancelled = Cancelled { base: &self.base, is_settled: false };
         let outcome = place.outcome().await;
@@ -361,7 +361,7 @@ impl Drop for Cancelled<'_> {
 pub(crate) struct Lease {
     pool: Rc<Pool>,
     on: Option<Rc<Multiplexed>>,
-    request: ActiveRequest,
+    _request: ActiveRequest,
 }
 
 impl Lease {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
 use crate::http::{Body, BodyError};
 
@@ -35,11 +35,6 @@ impl UploadState {
     /// Whether the whole body was sent.
     pub(crate) fn is_done(&self) -> bool {
         self.is_done.get()
-    }
-
-    /// Whether the downstream failed to deliver it.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.has_failed.get()
     }
 
     /// Stops sending: the response is complete, or nobody wants it any more.
@@ -91,11 +86,6 @@ pub(crate) struct Upload {
 impl Upload {
     pub(crate) fn new(body: Body, state: Option<Rc<UploadState>>) -> Self {
         Self { body, state }
-    }
-
-    /// The body, if it was not sent.
-    pub(crate) fn into_body(self) -> Body {
-        self.body
     }
 }
 

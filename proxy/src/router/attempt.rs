@@ -1,0 +1,265 @@
+//! One try at one host: a connection from the pool, the request on it, the head of the response.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, Request, Uri, Version, header,
+    request::Parts,
+    response,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body::{Body as _, Frame};
+
+use super::{
+    failure::Ended,
+    response_body::{Exchange, Held, ResponseBody, UploadTask, note_expired},
+    timeout::Deadlines,
+};
+use crate::{
+    config::{cluster::UpstreamProtocol, route::Priority},
+    http::{Body, BodyError, StreamCx, h2_body},
+    upstream::{
+        Cluster, Host,
+        pool::{Failure, Upload, UploadState, http1},
+    },
+};
+
+/// A request ready to be sent, and where to.
+pub(super) struct Attempt {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) host: Arc<Host>,
+    pub(super) priority: Priority,
+    pub(super) parts: Parts,
+    pub(super) body: Body,
+    pub(super) deadlines: Deadlines,
+    /// None if the request has no body.
+    pub(super) upload: Option<Rc<UploadState>>,
+    /// When the attempt began.
+    pub(super) start: Instant,
+}
+
+/// What came back.
+pub(super) type Outcome = Result<(response::Parts, Body), Ended>;
+
+impl Attempt {
+    /// Sends the request; ready with the head of the response.
+    pub(super) async fn run(self, cx: &mut StreamCx) -> Outcome {
+        let is_http2 = match &self.cluster.config.protocol {
+            UpstreamProtocol::Http1(_) => false,
+            UpstreamProtocol::Http2(_) => true,
+            UpstreamProtocol::Downstream { .. } => cx.info.protocol == Version::HTTP_2,
+        };
+        cx.info.upstream.attempts += 1;
+        cx.info.upstream.host = Some(Arc::clone(&self.host));
+        cx.info.upstream.protocol =
+            Some(if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 });
+        let (cluster, host) = (Arc::clone(&self.cluster), Arc::clone(&self.host));
+        let outcome = if is_http2 { self.http2(cx).await } else { self.http1(cx).await };
+        match &outcome {
+            Ok(_) => {}
+            Err(Ended::Expired(expired)) => note_expired(*expired, &cluster, &host),
+            Err(Ended::Failed(failure)) => {
+                if let Failure::Connect(failure) = failure {
+                    cx.info.upstream.transport_failure = Some(failure.reason.clone());
+                }
+                if !matches!(failure, Failure::Overflow(_) | Failure::Connect(_)) {
+                    cluster.stats.upstream_rq_rx_reset.inc();
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn http1(mut self, cx: &mut StreamCx) -> Outcome {
+        let pool = cx.worker().pools.http1(&self.cluster, &self.host, self.priority);
+        self.parts.version = Version::HTTP_11;
+        let mut request = Request::from_parts(self.parts, Upload::new(self.body, self.upload.clone()));
+        let (lease, response) = loop {
+            let mut lease = within(&mut self.deadlines, pool.acquire()).await??;
+            note_connection(cx, lease.connection().map(|c| (c.id, c.local())));
+            let sent = pin!(lease.send(request));
+            match within(&mut self.deadlines, sent).await? {
+                Ok(response) => break (lease, response),
+                // The peer closed a kept connection before anything was sent: take another one.
+                Err(http1::SendError::Unsent(unsent)) if lease.is_reused() => request = *unsent,
+                Err(http1::SendError::Unsent(_)) => {
+                    return Err(Ended::Failed(Failure::ConnectionTermination));
+                }
+                Err(http1::SendError::Failed(failure)) => return Err(Ended::Failed(failure)),
+            }
+        };
+        let (parts, incoming) = response.into_parts();
+        let exchange = Exchange {
+            held: Some(Held::Http1(lease)),
+            upload: self.upload,
+            upload_task: None,
+            cluster: self.cluster,
+            host: self.host,
+            is_internal: cx.is_internal,
+            start: self.start,
+        };
+        received(cx, parts, Body::http1(incoming), exchange, self.deadlines).await
+    }
+
+    async fn http2(mut self, cx: &mut StreamCx) -> Outcome {
+        let pool = cx.worker().pools.http2(&self.cluster, &self.host, self.priority);
+        let request = http2_request(self.parts, &cx.scheme)
+            .ok_or(Ended::Failed(Failure::Protocol))?;
+        let lease = within(&mut self.deadlines, pool.acquire()).await??;
+        note_connection(cx, lease.connection().map(|c| (c.id, c.local())));
+        let is_end = self.upload.is_none();
+        let (response, stream) = lease.send(request, is_end)?;
+        let mut upload_task = None;
+        if let Some(state) = &self.upload {
+            let mut sending = h2_body::send_body(self.body, stream);
+            // A small body is often there with its head and goes out at once.
+            match poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx))).await {
+                Poll::Ready(sent) => note_sent(state, &sent),
+                Poll::Pending => {
+                    let state = Rc::clone(state);
+                    let task = tokio::task::spawn_local(async move {
+                        note_sent(&state, &sending.await);
+                    });
+                    upload_task = Some(UploadTask(task));
+                }
+            }
+        }
+        let response = within(&mut self.deadlines, response)
+            .await?
+            .map_err(|error| Ended::Failed(Failure::from_http2(&error)))?;
+        let (parts, stream) = response.into_parts();
+        let length = content_length(&parts.headers);
+        let exchange = Exchange {
+            held: Some(Held::Http2 { _lease: lease }),
+            upload: self.upload,
+            upload_task,
+            cluster: self.cluster,
+            host: self.host,
+            is_internal: cx.is_internal,
+            start: self.start,
+        };
+        received(cx, parts, Body::http2(stream, length), exchange, self.deadlines).await
+    }
+}
+
+/// Runs `future` until it is ready or a deadline passes.
+async fn within<F: Future>(deadlines: &mut Deadlines, future: F) -> Result<F::Output, Ended> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Ok(output)),
+        Poll::Pending => deadlines.poll(cx).map(|expired| Err(Ended::Expired(expired))),
+    })
+    .await
+}
+
+fn note_connection(
+    cx: &mut StreamCx,
+    connection: Option<(u64, Option<std::net::SocketAddr>)>,
+) {
+    let upstream = &mut cx.info.upstream;
+    if let Some((id, local)) = connection {
+        upstream.connection_id = Some(id);
+        upstream.local = local;
+    }
+    upstream.first_tx = Some(Instant::now());
+}
+
+fn note_sent(state: &UploadState, sent: &Result<u64, h2_body::SendError>) {
+    match sent {
+        Err(h2_body::SendError::Body(_)) => state.fail(),
+        // A stream that the peer stopped reading: its response says how that ends.
+        Ok(_) | Err(h2_body::SendError::Stream(_)) => state.finish(),
+    }
+}
+
+/// The head of the response is there. What is there of its body is taken at once: the usual small
+/// response is complete with it, and its connection free before the response goes on.
+async fn received(
+    cx: &mut StreamCx,
+    parts: response::Parts,
+    mut body: Body,
+    mut exchange: Exchange,
+    deadlines: Deadlines,
+) -> Outcome {
+    let now = Instant::now();
+    cx.info.upstream.first_rx = Some(now);
+    let counter = match parts.status.is_server_error() {
+        true => &exchange.host.stats.rq_error,
+        false => &exchange.host.stats.rq_success,
+    };
+    counter.fetch_add(1, Relaxed);
+    exchange.cluster.stats.codes.count(parts.status, exchange.is_internal);
+
+    if body.is_end_stream() {
+        exchange.complete();
+        return Ok((parts, Body::Empty));
+    }
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+    let first = match first {
+        Poll::Pending => None,
+        Poll::Ready(None) => {
+            exchange.complete();
+            return Ok((parts, Body::Empty));
+        }
+        Poll::Ready(Some(first)) => Some(first),
+    };
+    if first.is_some() && body.is_end_stream() {
+        exchange.complete();
+        if let Some(whole) = whole(&first, &parts.headers) {
+            return Ok((parts, Body::Full(whole)));
+        }
+    }
+    Ok((parts, Body::boxed(ResponseBody { body, first, deadlines, exchange })))
+}
+
+/// The one frame of a body whose length is known; bodies of unknown length stay so downstream.
+fn whole(first: &Option<Result<Frame<Bytes>, BodyError>>, headers: &HeaderMap) -> Option<Bytes> {
+    let Some(Ok(frame)) = first else { return None };
+    let data = frame.data_ref()?;
+    headers.contains_key(header::CONTENT_LENGTH).then(|| data.clone())
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Headers of one HTTP/1 connection, which HTTP/2 has not.
+static CONNECTION_HEADERS: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// The head of an HTTP/2 request: scheme and authority move to where HTTP/2 has them.
+fn http2_request(mut parts: Parts, scheme: &Scheme) -> Option<Request<()>> {
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(scheme.clone());
+    let host = parts.headers.remove(header::HOST)?;
+    uri.authority = Some(Authority::try_from(host.as_bytes()).ok()?);
+    uri.path_and_query = Some(match parts.uri.path_and_query() {
+        Some(path) => path.clone(),
+        None => PathAndQuery::from_static("/"),
+    });
+    for name in &CONNECTION_HEADERS {
+        parts.headers.remove(name);
+    }
+    parts.uri = Uri::from_parts(uri).ok()?;
+    parts.version = Version::HTTP_2;
+    Some(Request::from_parts(parts, ()))
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}

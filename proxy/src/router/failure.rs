@@ -1,0 +1,134 @@
+//! From a failed attempt to the answer that the client gets, with Envoy's status, text and flags.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::timeout::Expired;
+use crate::{
+    http::LocalReply,
+    telemetry::stream_info::ResponseFlags,
+    upstream::pool::{ConnectFailure, Failure},
+};
+
+static OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+/// What ended an attempt without a response.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// In the pool or on the connection.
+    Failed(Failure),
+    /// A deadline passed.
+    Expired(Expired),
+}
+
+/// The answer to a request without a response from upstream.
+pub(super) fn reply(ended: &Ended, is_request_complete: bool) -> LocalReply {
+    match ended {
+        Ended::Expired(expired) => expired_reply(*expired, is_request_complete),
+        Ended::Failed(failure) => failed_reply(failure),
+    }
+}
+
+fn expired_reply(expired: Expired, is_request_complete: bool) -> LocalReply {
+    match expired {
+        Expired::Route => LocalReply::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream request timeout",
+            expired_details(expired),
+        ),
+        Expired::Life => {
+            let status = if is_request_complete {
+                StatusCode::GATEWAY_TIMEOUT
+            } else {
+                StatusCode::REQUEST_TIMEOUT
+            };
+            LocalReply::new(status, "upstream max stream duration reached", expired_details(expired))
+        }
+    }
+    .with_flags(expired_flags(expired))
+}
+
+/// Response flags of a passed deadline.
+pub(super) fn expired_flags(expired: Expired) -> ResponseFlags {
+    match expired {
+        Expired::Route => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+        Expired::Life => ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED,
+    }
+}
+
+/// `%RESPONSE_CODE_DETAILS%` of a passed deadline.
+pub(super) fn expired_details(expired: Expired) -> &'static str {
+    match expired {
+        Expired::Route => "response_timeout",
+        Expired::Life => "upstream_max_stream_duration_reached",
+    }
+}
+
+fn failed_reply(failure: &Failure) -> LocalReply {
+    let (reason, status) = match failure {
+        Failure::Overflow(_) => ("overflow", StatusCode::SERVICE_UNAVAILABLE),
+        Failure::Connect(ConnectFailure { is_timeout: true, .. }) => {
+            ("connection timeout", StatusCode::SERVICE_UNAVAILABLE)
+        }
+        Failure::Connect(_) => ("remote connection failure", StatusCode::SERVICE_UNAVAILABLE),
+        Failure::ConnectionTermination | Failure::Request => {
+            ("connection termination", StatusCode::SERVICE_UNAVAILABLE)
+        }
+        Failure::RemoteReset => ("remote reset", StatusCode::SERVICE_UNAVAILABLE),
+        Failure::RefusedStream => {
+            ("remote refused stream reset", StatusCode::SERVICE_UNAVAILABLE)
+        }
+        Failure::Protocol => ("protocol error", StatusCode::BAD_GATEWAY),
+    };
+    let transport = match failure {
+        Failure::Connect(failure) if !failure.is_timeout => {
+            Some(format!("delayed connect error: {}", failure.reason))
+        }
+        _ => None,
+    };
+    let (mut body, mut details) = (
+        format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}"),
+        format!("upstream_reset_before_response_started{{{reason}"),
+    );
+    if let Some(transport) = transport {
+        body = format!("{body}, transport failure reason: {transport}");
+        details = format!("{details}|{transport}");
+    }
+    details.push('}');
+    let details = Cow::Owned(details.replace(' ', "_"));
+    let reply = LocalReply::new(status, body, details).with_flags(failure_flags(failure));
+    match failure {
+        Failure::Overflow(_) => {
+            reply.with_header(OVERLOADED.clone(), HeaderValue::from_static("true"))
+        }
+        _ => reply,
+    }
+}
+
+/// Response flags of a failed attempt.
+pub(super) fn failure_flags(failure: &Failure) -> ResponseFlags {
+    match failure {
+        Failure::Overflow(_) => ResponseFlags::UPSTREAM_OVERFLOW,
+        Failure::Connect(_) => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+        Failure::ConnectionTermination | Failure::Request => {
+            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION
+        }
+        Failure::RemoteReset | Failure::RefusedStream => ResponseFlags::UPSTREAM_REMOTE_RESET,
+        Failure::Protocol => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+    }
+}
+
+/// `%RESPONSE_CODE_DETAILS%` when the response had begun.
+pub(super) fn late_details(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Protocol => "upstream_reset_after_response_started{protocol_error}",
+        Failure::RemoteReset | Failure::RefusedStream => {
+            "upstream_reset_after_response_started{remote_reset}"
+        }
+        Failure::Overflow(_)
+        | Failure::Connect(_)
+        | Failure::ConnectionTermination
+        | Failure::Request => "upstream_reset_after_response_started{connection_termination}",
+    }
+}

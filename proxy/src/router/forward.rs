@@ -1,0 +1,321 @@
+//! What a route does with a request: sends it to a cluster, or answers it.
+
+use std::{sync::Arc, time::Instant};
+
+use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use http_body::Body as _;
+
+use super::{
+    Match, attempt::Attempt, failure, failure::Ended, matcher::{View, with_value}, rewrite,
+    table::Direction, timeout,
+    timeout::Deadlines,
+};
+use crate::{
+    config::{
+        matcher::HeaderKey,
+        route::{Action, ClusterName, ClusterSpecifier, Forward, HostRewrite, WeightedClusters},
+    },
+    http::{Body, LocalReply, Response, StreamCx},
+    telemetry::{
+        format::{self, Context, Missing, RequestHead, RequestRecord},
+        stream_info::ResponseFlags,
+    },
+    upstream::{
+        Cluster,
+        pool::{Failure, UploadState},
+    },
+};
+
+static SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+/// Does what the route says.
+///
+/// # Errors
+/// The answer that the proxy gives itself: redirects and direct responses, and every failure to get a
+/// response from upstream.
+pub async fn forward(
+    cx: &mut StreamCx,
+    matched: &Match,
+    parts: Parts,
+    body: Body,
+) -> Result<Response, LocalReply> {
+    let stats = &cx.hcm().router_stats;
+    stats.rq_total.inc();
+    match &matched.route.action {
+        Action::Forward(action) => send(cx, matched, action, parts, body).await,
+        Action::Redirect(redirect) => {
+            stats.rq_redirect.inc();
+            let location =
+                rewrite::location(redirect, &matched.route.matches, cx.scheme.as_str(), &parts);
+            let reply = LocalReply::new(redirect.status, "", "direct_response");
+            Err(match location {
+                Some(location) => reply.with_header(header::LOCATION, location),
+                None => reply,
+            })
+        }
+        Action::DirectResponse(direct) => {
+            stats.rq_direct_response.inc();
+            Err(LocalReply::new(direct.status, direct.body.clone(), "direct_response"))
+        }
+    }
+}
+
+async fn send(
+    cx: &mut StreamCx,
+    matched: &Match,
+    action: &Forward,
+    mut parts: Parts,
+    body: Body,
+) -> Result<Response, LocalReply> {
+    let start = Instant::now();
+    let (cluster, place) = match choose_cluster(cx, action, &parts) {
+        Ok(chosen) => chosen,
+        Err(name) => return Err(cluster_not_found(cx, matched, action, &name)),
+    };
+    cx.info.upstream.cluster = Some(Arc::clone(&cluster));
+
+    let timeout = timeout::route_timeout(action, &mut parts.headers);
+    let virtual_host = matched.virtual_host();
+    if virtual_host.include_request_attempt_count {
+        parts.headers.insert(&ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    }
+    prepare(cx, matched, action, place, &mut parts);
+
+    let worker = cx.worker();
+    let Some(host) = worker.pools.pick(&cluster, || worker.random()) else {
+        cluster.stats.codes.count(StatusCode::SERVICE_UNAVAILABLE, cx.is_internal);
+        return Err(no_healthy_upstream(matched, &cluster));
+    };
+    if let (Some(HostRewrite::Auto), Some(name)) = (&action.host_rewrite, &host.authority) {
+        rewrite::set_host(name.clone(), action.append_x_forwarded_host, &mut parts.headers);
+    }
+    let record =
+        matched.needed().map(|needed| RequestRecord::new(&parts, &cx.scheme, needed));
+    let upload = match body.is_end_stream() {
+        true => None,
+        false => Some(UploadState::new(cx.info.upstream.last_tx.clone())),
+    };
+    let deadlines = Deadlines::new(
+        worker.timers.timer(),
+        start,
+        timeout,
+        cluster.config.max_stream_duration,
+        upload.clone(),
+    );
+    let attempt = Attempt {
+        cluster: Arc::clone(&cluster),
+        host,
+        priority: action.priority,
+        parts,
+        body,
+        deadlines,
+        upload: upload.clone(),
+        start,
+    };
+    let (mut head, body) = match attempt.run(cx).await {
+        Ok(response) => response,
+        Err(ended) => {
+            let is_complete = upload.is_none_or(|upload| upload.is_done());
+            return Err(failed(cx, matched, action, &cluster, &ended, is_complete));
+        }
+    };
+
+    let request_end = match &upload {
+        None => Some(start),
+        Some(_) => cx.info.upstream.last_tx.get(),
+    };
+    if let (Some(end), Some(now)) = (request_end, cx.info.upstream.first_rx) {
+        let millis = now.saturating_duration_since(end).as_millis();
+        head.headers.insert(&SERVICE_TIME, small_number(millis));
+    }
+    if virtual_host.include_attempt_count_in_response {
+        head.headers.insert(&ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    }
+    cx.info.response_code = Some(head.status);
+    cx.info.details = Some("via_upstream".into());
+    mutate_response(cx, matched, place, record.as_ref().map(RequestRecord::head), &mut head.headers);
+    Ok(Response::from_parts(head, body))
+}
+
+/// Applies a route's changes of responses to an answer of our own (redirect, direct response).
+pub fn mutate_direct_response(
+    cx: &StreamCx,
+    matched: &Match,
+    request: RequestHead<'_>,
+    headers: &mut http::HeaderMap,
+) {
+    mutate_response(cx, matched, None, Some(request), headers);
+}
+
+fn mutate_response(
+    cx: &StreamCx,
+    matched: &Match,
+    place: Option<usize>,
+    request: Option<RequestHead<'_>>,
+    headers: &mut http::HeaderMap,
+) {
+    for mutations in matched.mutations(Direction::Response, place) {
+        mutations.apply(
+            headers,
+            |headers| headers,
+            |headers, format, text| {
+                let context =
+                    Context { info: &cx.info, request, response: Some(headers), trailers: None };
+                format::write(format, &context, Missing::Empty, text);
+            },
+        );
+    }
+}
+
+/// Changes the head as the route and the levels above it say: headers, then host, then path.
+fn prepare(
+    cx: &StreamCx,
+    matched: &Match,
+    action: &Forward,
+    place: Option<usize>,
+    parts: &mut Parts,
+) {
+    let mut own_host = None;
+    if let (ClusterSpecifier::Weighted(weighted), Some(place)) = (&action.cluster, place) {
+        own_host = weighted.clusters.get(place).and_then(|cluster| cluster.host_rewrite.clone());
+    }
+    for mutations in matched.mutations(Direction::Request, place) {
+        mutations.apply(
+            parts,
+            |parts| &mut parts.headers,
+            |parts, format, text| {
+                let request = Some(RequestHead::new(parts, &cx.scheme));
+                let context = Context { info: &cx.info, request, response: None, trailers: None };
+                format::write(format, &context, Missing::Empty, text);
+            },
+        );
+    }
+    if let Some(host) = own_host {
+        rewrite::set_host(host, action.append_x_forwarded_host, &mut parts.headers);
+    } else if let Some(host) = &action.host_rewrite {
+        rewrite::rewrite_host(host, action.append_x_forwarded_host, parts);
+    }
+    if let Some(path) = &action.path_rewrite {
+        rewrite::rewrite_path(path, &matched.route.matches, parts);
+    }
+}
+
+/// The cluster of a request and its place among weighted ones; else the name that no cluster has.
+fn choose_cluster(
+    cx: &StreamCx,
+    action: &Forward,
+    parts: &Parts,
+) -> Result<(Arc<Cluster>, Option<usize>), String> {
+    let find = |name: &str| match cx.snapshot.cluster(name) {
+        Some(cluster) => Ok(Arc::clone(cluster)),
+        None => Err(name.to_owned()),
+    };
+    match &action.cluster {
+        ClusterSpecifier::Cluster(name) => Ok((find(name)?, None)),
+        ClusterSpecifier::Header(key) => by_header(cx, key, parts, find).map(|found| (found, None)),
+        ClusterSpecifier::Weighted(weighted) => {
+            let place = weighted_place(weighted, cx.worker().random());
+            let cluster = match weighted.clusters.get(place).map(|chosen| &chosen.cluster) {
+                Some(ClusterName::Name(name)) => find(name)?,
+                Some(ClusterName::Header(key)) => by_header(cx, key, parts, find)?,
+                None => return Err(String::new()),
+            };
+            Ok((cluster, Some(place)))
+        }
+    }
+}
+
+fn by_header(
+    cx: &StreamCx,
+    key: &HeaderKey,
+    parts: &Parts,
+    find: impl Fn(&str) -> Result<Arc<Cluster>, String>,
+) -> Result<Arc<Cluster>, String> {
+    let view = View::new(parts, &cx.scheme, false);
+    with_value(key, &view, |name| match name.map(std::str::from_utf8) {
+        Some(Ok(name)) => find(name),
+        _ => Err(String::new()),
+    })
+}
+
+/// The place that a random number falls on, by weight.
+fn weighted_place(weighted: &WeightedClusters, random: u64) -> usize {
+    let mut point = random % u64::from(weighted.total.max(1));
+    for (place, cluster) in weighted.clusters.iter().enumerate() {
+        match point.checked_sub(u64::from(cluster.weight)) {
+            Some(rest) => point = rest,
+            None => return place,
+        }
+    }
+    weighted.clusters.len()
+}
+
+fn cluster_not_found(cx: &StreamCx, matched: &Match, action: &Forward, name: &str) -> LocalReply {
+    cx.hcm().router_stats.no_cluster.inc();
+    LocalReply::new(action.cluster_not_found_status, "", "cluster_not_found")
+        .with_flags(ResponseFlags::NO_CLUSTER_FOUND)
+        .with_reason(format!("no cluster '{name}' (route {})", matched.route.origin))
+}
+
+fn no_healthy_upstream(matched: &Match, cluster: &Cluster) -> LocalReply {
+    let hosts = cluster.hosts.load().hosts.len();
+    LocalReply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no healthy upstream",
+        "no_healthy_upstream",
+    )
+    .with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM)
+    .with_reason(format!(
+        "no healthy host of {hosts} in cluster {} (route {})",
+        cluster.config.name, matched.route.origin
+    ))
+}
+
+/// The answer to a request whose attempt failed, with what says why.
+fn failed(
+    cx: &StreamCx,
+    matched: &Match,
+    action: &Forward,
+    cluster: &Cluster,
+    ended: &Ended,
+    is_request_complete: bool,
+) -> LocalReply {
+    let name = &cluster.config.name;
+    let origin = &matched.route.origin;
+    let host = cx.info.upstream.host.as_ref();
+    let address = host.map_or_else(String::new, |host| host.address.to_string());
+    let reason = match ended {
+        Ended::Failed(Failure::Overflow(limit)) => {
+            let resources = cluster.circuit.of(action.priority);
+            let max = resources.limit(*limit).max();
+            format!("circuit-breaker {}={max} cluster {name} (route {origin})", limit.name())
+        }
+        Ended::Failed(Failure::Connect(failure)) if failure.is_timeout => format!(
+            "connect_timeout={}ms to {address} in cluster {name} (route {origin})",
+            cluster.config.connect_timeout.as_millis()
+        ),
+        Ended::Failed(Failure::Connect(failure)) => {
+            format!("connecting to {address} in cluster {name}: {failure} (route {origin})")
+        }
+        Ended::Failed(_) => format!("{address} in cluster {name} gave no response (route {origin})"),
+        Ended::Expired(timeout::Expired::Route) => {
+            format!("timeout of route {origin}, cluster {name}")
+        }
+        Ended::Expired(timeout::Expired::Life) => {
+            format!("max_stream_duration of cluster {name} (route {origin})")
+        }
+    };
+    let reply = failure::reply(ended, is_request_complete).with_reason(reason);
+    cluster.stats.codes.count(reply.status, cx.is_internal);
+    reply
+}
+
+/// The header value of a number that is nearly always small.
+fn small_number(number: u128) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    match usize::try_from(number).ok().and_then(|index| DIGITS.get(index)) {
+        Some(digit) => HeaderValue::from_static(digit),
+        None => HeaderValue::from(u64::try_from(number).unwrap_or(u64::MAX)),
+    }
+}

@@ -1,0 +1,178 @@
+//! A response's body on its way from the upstream: watches time, gives the connection back at its end.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::task::JoinHandle;
+
+use super::{
+    failure::{expired_details, expired_flags, failure_flags, late_details},
+    timeout::{Deadlines, Expired},
+};
+use crate::{
+    http::{Body, BodyError},
+    upstream::{
+        Cluster, Host,
+        pool::{Failure, UploadState, http1, http2},
+    },
+};
+
+/// What a request holds until its response is complete. Dropping it gives the request up.
+pub(super) enum Held {
+    Http1(http1::Lease),
+    Http2 { _lease: http2::Lease },
+}
+
+/// Sends a request's body besides; stops when dropped.
+pub(super) struct UploadTask(pub(super) JoinHandle<()>);
+
+impl Drop for UploadTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An exchange from the arrival of the response's head to its end.
+pub(super) struct Exchange {
+    pub(super) held: Option<Held>,
+    pub(super) upload: Option<Rc<UploadState>>,
+    pub(super) upload_task: Option<UploadTask>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) host: Arc<Host>,
+    pub(super) is_internal: bool,
+    /// When the request was sent, or its end where that is known.
+    pub(super) start: Instant,
+}
+
+impl Exchange {
+    /// The response is complete.
+    pub(super) fn complete(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        self.cluster.stats.codes.time(self.start.elapsed(), self.is_internal);
+        let is_sent = self.upload.as_ref().is_none_or(|upload| upload.is_done());
+        match held {
+            Held::Http1(lease) if is_sent => lease.release(),
+            Held::Http1(_) | Held::Http2 { .. } => self.stop_upload(),
+        }
+    }
+
+    /// The response will not be complete.
+    fn abandon(&mut self) {
+        if self.held.take().is_some() {
+            self.stop_upload();
+        }
+    }
+
+    fn stop_upload(&mut self) {
+        if let Some(upload) = &self.upload {
+            upload.cancel();
+        }
+        self.upload_task = None;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.held.is_some() {
+            self.cluster.stats.upstream_rq_tx_reset.inc();
+            self.abandon();
+        }
+    }
+}
+
+/// The body that the downstream side reads.
+pub(super) struct ResponseBody {
+    pub(super) body: Body,
+    /// What was read ahead.
+    pub(super) first: Option<Result<Frame<Bytes>, BodyError>>,
+    pub(super) deadlines: Deadlines,
+    pub(super) exchange: Exchange,
+}
+
+impl ResponseBody {
+    fn failed(&mut self, error: &BodyError) -> BodyError {
+        let failure = match error {
+            BodyError::Http2(error) => Failure::from_http2(error),
+            BodyError::Http1(_) | BodyError::Ended(_) | BodyError::Upstream { .. } => {
+                Failure::ConnectionTermination
+            }
+        };
+        self.exchange.cluster.stats.upstream_rq_rx_reset.inc();
+        self.exchange.host.stats.rq_error.fetch_add(1, Relaxed);
+        self.exchange.abandon();
+        BodyError::Upstream { flags: failure_flags(&failure), details: late_details(&failure) }
+    }
+
+    fn expired(&mut self, expired: Expired) -> BodyError {
+        note_expired(expired, &self.exchange.cluster, &self.exchange.host);
+        self.exchange.abandon();
+        BodyError::Upstream { flags: expired_flags(expired), details: expired_details(expired) }
+    }
+}
+
+/// Counts a passed deadline.
+pub(super) fn note_expired(expired: Expired, cluster: &Cluster, host: &Host) {
+    match expired {
+        Expired::Route => {
+            cluster.stats.upstream_rq_timeout.inc();
+            host.stats.rq_timeout.fetch_add(1, Relaxed);
+        }
+        Expired::Life => cluster.stats.upstream_rq_max_duration_reached.inc(),
+    }
+    host.stats.rq_error.fetch_add(1, Relaxed);
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = match this.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut this.body).poll_frame(cx),
+        };
+        match polled {
+            Poll::Ready(None) => {
+                this.exchange.complete();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if this.body.is_end_stream() {
+                    this.exchange.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(this.failed(&error)))),
+            Poll::Pending => match this.deadlines.poll(cx) {
+                Poll::Ready(expired) => Poll::Ready(Some(Err(this.expired(expired)))),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead = match &self.first {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => 0,
+        };
+        match self.body.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + ahead),
+            None => SizeHint::default(),
+        }
+    }
+}
