@@ -4,6 +4,11 @@
 //! Parsed at run time, the whole set would cost about 48 MB of heap, and its reachable part still
 //! 10 MB: too much for a sidecar.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "a build script speaks to cargo on its output"
+)]
+
 mod extensions;
 mod reach;
 mod rules;

@@ -45,7 +45,7 @@ pub struct TextError {
 /// A place in a message, as a list on the stack of whoever walks it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
+    parent: Option<&'a Self>,
     segment: Segment<'a>,
 }
 

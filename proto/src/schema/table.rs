@@ -204,9 +204,9 @@ pub(crate) struct Rules {
     /// Never shown.
     pub(crate) sensitive: bool,
     pub(crate) checks: &'static [Check],
-    pub(crate) items: Option<&'static Rules>,
-    pub(crate) keys: Option<&'static Rules>,
-    pub(crate) values: Option<&'static Rules>,
+    pub(crate) items: Option<&'static Self>,
+    pub(crate) keys: Option<&'static Self>,
+    pub(crate) values: Option<&'static Self>,
 }
 
 pub(crate) const NO_RULES: Rules = Rules {

@@ -65,6 +65,13 @@ impl Reader {
         self.errors.add(path, reason);
     }
 
+    fn too_deep(&mut self, path: &Path<'_>) {
+        self.fail(
+            path,
+            format!("messages are nested more than {MAX_DEPTH} deep"),
+        );
+    }
+
     /// The wire bytes; `None` when nothing of it could be read, which is then reported.
     fn message(
         &mut self,
@@ -74,10 +81,7 @@ impl Reader {
         depth: usize,
     ) -> Option<Vec<u8>> {
         if depth >= MAX_DEPTH {
-            self.fail(
-                path,
-                format!("messages are nested more than {MAX_DEPTH} deep"),
-            );
+            self.too_deep(path);
             return None;
         }
         if let Some(expected) = leaf::form(row.name()) {
@@ -89,6 +93,20 @@ impl Reader {
         };
         if row.special == Special::Any {
             return self.any(entries, path, depth);
+        }
+        self.object(row, entries.iter(), path, depth)
+    }
+
+    fn object<'v>(
+        &mut self,
+        row: &'static Message,
+        entries: impl Iterator<Item = (&'v String, &'v Value)>,
+        path: &Path<'_>,
+        depth: usize,
+    ) -> Option<Vec<u8>> {
+        if depth >= MAX_DEPTH {
+            self.too_deep(path);
+            return None;
         }
         let mut message = Building {
             row,
@@ -199,6 +217,9 @@ impl Reader {
             return None;
         };
         for (index, item) in items.iter().enumerate() {
+            if self.errors.is_full() {
+                break;
+            }
             let path = path.index(index);
             if self
                 .single(field.kind, field.number, item, &path, depth, wire)
@@ -227,6 +248,9 @@ impl Reader {
             return None;
         };
         for (key, value) in entries {
+            if self.errors.is_full() {
+                break;
+            }
             let path = path.key(key);
             let mut entry = Vec::new();
             // Keys that are no text are written as text in JSON.
@@ -272,10 +296,23 @@ impl Reader {
         }
         let read = leaf::read_scalar(kind, number, value, wire);
         if read.is_none() {
-            let expected = leaf::expectation(kind);
-            self.fail(path, format!("expected {expected}, got {}", show(value)));
+            self.misfit(leaf::expectation(kind), value, path);
         }
         read
+    }
+
+    fn misfit(&mut self, expected: &str, value: &Value, path: &Path<'_>) {
+        let is_unquoted = expected == leaf::expectation(Kind::String)
+            && matches!(value, Value::Number(_) | Value::Bool(_));
+        let hint = if is_unquoted {
+            "; write it in quotes"
+        } else {
+            ""
+        };
+        self.fail(
+            path,
+            format!("expected {expected}, got {}{hint}", show(value)),
+        );
     }
 
     fn enumeration(&mut self, row: &'static Enum, value: &Value, path: &Path<'_>) -> Option<i32> {
@@ -288,8 +325,15 @@ impl Reader {
             return number;
         };
         let values = row.values();
-        if let Some(value) = values.iter().find(|value| value.name() == name) {
+        // Envoy reads the names in any case, and numbers also as text.
+        if let Some(value) = values
+            .iter()
+            .find(|value| value.name().eq_ignore_ascii_case(name))
+        {
             return Some(value.number);
+        }
+        if let Ok(number) = name.parse() {
+            return Some(number);
         }
         let upper = name.to_ascii_uppercase();
         let hint = match nearest(&upper, values.iter().map(|value| (value.name(), value))) {
@@ -333,17 +377,19 @@ impl Reader {
             self.unknown_type(url, path);
             return None;
         };
-        let mut rest = entries.clone();
-        rest.remove("@type");
         let content = if has_own_form(row) {
-            let value = rest.remove("value").unwrap_or_default();
-            for name in rest.keys() {
+            for name in entries
+                .keys()
+                .filter(|name| !["@type", "value"].contains(&name.as_str()))
+            {
                 let reason = "unknown field; the content of this type goes into `value`";
                 self.fail(&path.field(name), reason);
             }
-            self.message(row, &value, path, depth + 1)?
+            let value = entries.get("value").unwrap_or(&Value::Null);
+            self.message(row, value, path, depth + 1)?
         } else {
-            self.message(row, &Value::Object(rest), path, depth + 1)?
+            let members = entries.iter().filter(|(name, _)| *name != "@type");
+            self.object(row, members, path, depth + 1)?
         };
         let mut wire = Vec::new();
         encoding::string::encode(1, url, &mut wire);
@@ -381,7 +427,7 @@ impl Reader {
         }
         let read = leaf::read(row.name(), value);
         if read.is_none() {
-            self.fail(path, format!("expected {expected}, got {}", show(value)));
+            self.misfit(expected, value, path);
         }
         read
     }

@@ -1,7 +1,7 @@
 //! Values that are read and written as a whole, by `prost-reflect`: scalars, durations, timestamps
 //! and free-form structs.
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
 use prost::{Message, encoding};
 use prost_reflect::{
@@ -58,7 +58,11 @@ pub(super) fn expectation(kind: Kind) -> &'static str {
 /// Reads a well-known message; its wire bytes, or `None` when the value does not fit.
 pub(super) fn read(full_name: &str, value: &Value) -> Option<Vec<u8>> {
     let descriptor = POOL.get_message_by_name(full_name)?;
-    let message = DynamicMessage::deserialize(descriptor, value).ok()?;
+    let value = match full_name {
+        "google.protobuf.BoolValue" => bool_words(value),
+        _ => Cow::Borrowed(value),
+    };
+    let message = DynamicMessage::deserialize(descriptor, value.as_ref()).ok()?;
     Some(message.encode_to_vec())
 }
 
@@ -69,7 +73,11 @@ pub(super) fn read_scalar(
     value: &Value,
     wire: &mut Vec<u8>,
 ) -> Option<()> {
-    let message = DynamicMessage::deserialize(wrapper(kind)?, value).ok()?;
+    let value = match kind {
+        Kind::Bool => bool_words(value),
+        _ => Cow::Borrowed(value),
+    };
+    let message = DynamicMessage::deserialize(wrapper(kind)?, value.as_ref()).ok()?;
     match (kind, message.get_field_by_name("value")?.as_ref()) {
         (_, Leaf::Bool(value)) => encoding::bool::encode(number, value, wire),
         (_, Leaf::String(value)) => encoding::string::encode(number, value, wire),
@@ -89,6 +97,16 @@ pub(super) fn read_scalar(
         _ => return None,
     }
     Some(())
+}
+
+/// Envoy's YAML parser takes YAML 1.1's words for a boolean; ours leaves them as text.
+fn bool_words(value: &Value) -> Cow<'_, Value> {
+    let word = value.as_str().map(str::to_ascii_lowercase);
+    match word.as_deref() {
+        Some("true" | "yes" | "y" | "on") => Cow::Owned(Value::Bool(true)),
+        Some("false" | "no" | "n" | "off") => Cow::Owned(Value::Bool(false)),
+        _ => Cow::Borrowed(value),
+    }
 }
 
 /// Writes a well-known message; what cannot be written is shown as the reason why.

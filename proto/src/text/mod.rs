@@ -73,3 +73,6 @@ pub fn value_from_message<M: Message + Name>(message: &M) -> Result<Value, Field
 pub fn any_to_value(any: &Any) -> Value {
     to_value::any(&any.type_url, &any.value)
 }
+
+#[cfg(test)]
+mod tests;

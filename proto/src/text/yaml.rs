@@ -193,3 +193,98 @@ impl<'de> Visitor<'de> for StrictVisitor {
         Ok(Value::Object(object))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn place_of(text: &str) -> (usize, usize, String) {
+        let err = parse_yaml(text).unwrap_err();
+        (err.line, err.column, err.message)
+    }
+
+    #[test]
+    fn yaml_and_json_give_the_same_value() {
+        let yaml = parse_yaml("a: [1, 2.5, true, ~]\nb: {c: text}\n").unwrap();
+        let json = parse_yaml(r#"{"a": [1, 2.5, true, null], "b": {"c": "text"}}"#).unwrap();
+        assert_eq!(yaml, json);
+        assert_eq!(json, json!({"a": [1, 2.5, true, null], "b": {"c": "text"}}));
+    }
+
+    #[test]
+    fn json_may_hold_what_yaml_may_not() {
+        let value = parse_yaml("{\n\t\"a\": \"\\ud83d\\ude00\"}").unwrap();
+        assert_eq!(value, json!({"a": "😀"}));
+    }
+
+    #[test]
+    fn yaml_may_begin_with_a_brace() {
+        assert_eq!(parse_yaml("{a: b}").unwrap(), json!({"a": "b"}));
+    }
+
+    #[test]
+    fn anchors_and_merge_keys_are_resolved() {
+        let value = parse_yaml("x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}\nz: *x").unwrap();
+        assert_eq!(value["y"], json!({"a": 1, "b": 3}));
+        assert_eq!(value["z"], json!({"a": 1, "b": 2}));
+    }
+
+    #[test]
+    fn keys_become_text_and_numbers_beyond_json_too() {
+        let value =
+            parse_yaml("1: a\ntrue: b\nn: .nan\ni: -.inf\nbig: 18446744073709551615").unwrap();
+        assert_eq!(
+            value,
+            json!({"1": "a", "true": "b", "n": "NaN", "i": "-Infinity", "big": u64::MAX})
+        );
+    }
+
+    #[test]
+    fn a_key_given_twice_is_an_error_with_its_place() {
+        let (line, column, message) = place_of("a: 1\nb:\n  c: 1\n  c: 2\n");
+        assert!((line, column) >= (3, 3), "{line}:{column}");
+        assert!(message.contains("duplicate entry"), "{message}");
+        let (line, _, message) = place_of("{\n\"a\": 1,\n\"a\": 2}");
+        assert_eq!(line, 3);
+        assert!(
+            message.contains("duplicate entry with key \"a\""),
+            "{message}"
+        );
+        assert!(place_of("1: a\n\"1\": b").2.contains("duplicate entry"));
+    }
+
+    #[test]
+    fn syntax_errors_have_line_and_column() {
+        let (line, column, message) = place_of("a: 1\nb: [1, 2\nc: 3\n");
+        assert!(line >= 2 && column >= 1, "{line}:{column}");
+        assert!(!message.contains(" at line 3"), "{message}");
+        let (line, column, _) = place_of("{\"a\": 1,\n \"b\" 2}");
+        assert_eq!((line, column), (2, 6));
+    }
+
+    #[test]
+    fn empty_texts_tags_and_several_documents_are_errors() {
+        assert_eq!(place_of(" \n").2, "the text is empty");
+        assert!(place_of("a: !secret x").2.contains("!secret"));
+        assert!(
+            place_of("a: 1\n---\nb: 2\n")
+                .2
+                .contains("more than one document")
+        );
+    }
+
+    #[test]
+    fn deep_nesting_and_alias_bombs_are_errors() {
+        let deep = "[".repeat(100_000);
+        assert!(parse_yaml(&deep).is_err());
+        assert!(parse_yaml(&"- ".repeat(5_000)).is_err());
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let below = format!("*a{}, ", level - 1).repeat(9);
+            bomb += &format!("a{level}: &a{level} [{below}]\n");
+        }
+        assert!(parse_yaml(&bomb).is_err());
+    }
+}

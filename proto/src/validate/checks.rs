@@ -30,10 +30,10 @@ pub(crate) fn scalar(rules: &Rules, value: Scalar<'_>, mut fail: impl FnMut(Stri
 /// Checks of a duration, in nanoseconds.
 pub(crate) fn duration(rules: &Rules, nanos: i128, mut fail: impl FnMut(String)) {
     for check in rules.checks {
-        if let Check::Duration(low, high) = check {
-            if let Some(reason) = range(nanos, *low, *high, &seconds) {
-                fail(reason);
-            }
+        if let Check::Duration(low, high) = check
+            && let Some(reason) = range(nanos, *low, *high, &seconds)
+        {
+            fail(reason);
         }
     }
 }

@@ -25,3 +25,6 @@ pub fn validate(type_name: &str, wire: &[u8]) -> Vec<FieldError> {
     }
     errors.into_vec()
 }
+
+#[cfg(test)]
+mod tests;
