@@ -74,13 +74,14 @@ pub(super) fn next_request(
     if answer.is_none() && !first && !subscription.is_changed() {
         return None;
     }
+    let version_info = subscription.version_to_send();
     let names = names_to_send(type_url, subscription);
     let error_detail = answer.as_ref().and_then(error_detail);
     if let Some(answer) = answer {
         subscription.last_nonce = answer.nonce;
     }
     Some(discovery::DiscoveryRequest {
-        version_info: subscription.stats.version.clone(),
+        version_info,
         node: node.cloned(),
         resource_names: names,
         type_url: type_url.as_str().to_owned(),
@@ -115,12 +116,10 @@ fn names_to_send(type_url: &TypeUrl, subscription: &mut Subscription) -> Vec<Str
         // An empty list would still mean everything; only one after a list with names means nothing.
         // The next request, now different from what was sent, is the empty one.
         subscription.named_on_stream = true;
-        subscription.leaving_wildcard = true;
         return vec![WILDCARD.to_owned()];
     } else {
         wanted.iter().cloned().collect()
     };
-    subscription.leaving_wildcard = false;
     subscription.named_on_stream |= !list.is_empty();
     subscription.sent = Some(wanted);
     list

@@ -22,6 +22,10 @@ struct Current {
     version: String,
     added: Vec<(String, String)>,
     removed: Vec<String>,
+    /// Names in it that nobody wanted when it was handed out.
+    dropped: Vec<String>,
+    /// Whether it lists all there is.
+    is_whole: bool,
     /// Whether the stream it came on is still open: only then is there someone to answer.
     answerable: bool,
 }
@@ -36,14 +40,14 @@ pub(super) struct Subscription {
     pub(super) again: BTreeSet<String>,
     /// Whether a request with names was sent on this stream (it ends the legacy wildcard).
     pub(super) named_on_stream: bool,
-    /// Whether the empty list still has to follow an explicit wildcard.
-    pub(super) leaving_wildcard: bool,
     pub(super) last_nonce: String,
     pub(super) answers: VecDeque<Answer>,
     pub(super) stats: TypeStats,
     pub(super) pauses: usize,
     /// Accepted resources, name to version.
     held: BTreeMap<String, String>,
+    /// Resources of which the last one that came was refused.
+    refused: BTreeSet<String>,
     current: Option<Current>,
     queue: VecDeque<Incoming>,
     /// Names without any answer yet, with the time at which that becomes an event.
@@ -72,7 +76,9 @@ impl Subscription {
             if self.sent.as_ref().is_some_and(|sent| sent.contains(&name)) {
                 self.again.insert(name.clone());
             }
-            self.waiting.insert(name.clone(), deadline);
+            if !self.held.contains_key(&name) {
+                self.waiting.insert(name.clone(), deadline);
+            }
             self.wanted.insert(name);
         }
     }
@@ -86,12 +92,24 @@ impl Subscription {
         let wanted = &self.wanted;
         if !wanted.contains(WILDCARD) {
             self.held.retain(|name, _| wanted.contains(name));
+            self.refused.retain(|name| wanted.contains(name));
+        }
+    }
+
+    /// The version that a request carries. A new stream gets none where it would claim too much:
+    /// the server would believe that the client holds everything of that version.
+    pub(super) fn version_to_send(&self) -> String {
+        let is_exact = self.refused.is_empty() && self.waiting.is_empty();
+        if self.sent.is_some() || is_exact {
+            self.stats.version.clone()
+        } else {
+            String::new()
         }
     }
 
     /// Whether the server must be told of names.
     pub(super) fn is_changed(&self) -> bool {
-        self.leaving_wildcard || !self.again.is_empty() || self.sent.as_ref() != Some(&self.wanted)
+        !self.again.is_empty() || self.sent.as_ref() != Some(&self.wanted)
     }
 
     pub(super) fn is_in_update(&self) -> bool {
@@ -113,7 +131,6 @@ impl Subscription {
         self.sent = None;
         self.again.clear();
         self.named_on_stream = false;
-        self.leaving_wildcard = false;
         self.last_nonce.clear();
         self.answers.clear();
     }
@@ -152,13 +169,19 @@ impl Subscription {
             }
         };
         let everything = self.wanted.contains(WILDCARD);
-        content
-            .resources
-            .retain(|resource| everything || self.wanted.contains(&resource.name));
+        let mut dropped = Vec::new();
+        content.resources.retain(|resource| {
+            let is_wanted = everything || self.wanted.contains(&resource.name);
+            if !is_wanted {
+                dropped.push(resource.name.clone());
+            }
+            is_wanted
+        });
         content
             .errors
             .retain(|error| everything || self.wanted.contains(&error.name));
-        if form == Form::Sotw && type_url.is_sent_whole() {
+        let is_whole = form == Form::Sotw && type_url.is_sent_whole();
+        if is_whole {
             let present: BTreeSet<&str> = content
                 .resources
                 .iter()
@@ -201,6 +224,8 @@ impl Subscription {
             version: version.clone(),
             added,
             removed: content.removed.clone(),
+            dropped,
+            is_whole,
             answerable: true,
         });
         Some(Next::Update(Update {
@@ -219,6 +244,12 @@ impl Subscription {
         let Some(current) = self.current.take_if(|current| current.id == id) else {
             return false;
         };
+        // Wanted by now, but gone: the server must not take the answer as proof that it is held.
+        let dropped = current
+            .dropped
+            .iter()
+            .filter(|name| self.wanted.contains(*name));
+        self.again.extend(dropped.cloned());
         match verdict {
             Verdict::Ack => {
                 self.hold(&current, &[]);
@@ -264,14 +295,23 @@ impl Subscription {
 
     fn hold(&mut self, update: &Current, refused: &[ResourceError]) {
         let everything = self.wanted.contains(WILDCARD);
+        if update.is_whole {
+            self.refused.clear();
+        }
         for (name, version) in &update.added {
-            let accepted = !refused.iter().any(|error| error.name == *name);
-            if accepted && (everything || self.wanted.contains(name)) {
+            if !everything && !self.wanted.contains(name) {
+                continue;
+            }
+            if refused.iter().any(|error| error.name == *name) {
+                self.refused.insert(name.clone());
+            } else {
+                self.refused.remove(name);
                 self.held.insert(name.clone(), version.clone());
             }
         }
         for name in &update.removed {
             self.held.remove(name);
+            self.refused.remove(name);
         }
     }
 

@@ -1,6 +1,5 @@
 //! The incremental form on the server's side: how a request is read, how a response is made.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::ledger::{Held, InFlight, Ledger, version_of};
@@ -47,7 +46,7 @@ pub(super) fn take(
         .as_ref()
         .is_some_and(|in_flight| in_flight.nonce == response_nonce)
     {
-        ledger.answer(error_detail.map(|status| status.message), now);
+        ledger.answer(error_detail.map(|status| status.message), false, now);
     }
     let first = !ledger.requested;
     ledger.requested = true;
@@ -97,7 +96,7 @@ pub(super) fn give(
     nonce: String,
     now: SystemTime,
 ) -> Option<discovery::DeltaDiscoveryResponse> {
-    let difference = ledger.difference(target, may_remove);
+    let difference = ledger.partial_difference(target, may_remove);
     ledger.postponed = !difference.postponed.is_empty();
     let is_same = difference.changed.is_empty() && difference.removed.is_empty();
     if is_same && !ledger.must_answer {
@@ -119,18 +118,14 @@ pub(super) fn give(
         system_version_info: version.clone(),
         resources,
         type_url: type_url.as_str().to_owned(),
-        removed_resources: difference
-            .removed
-            .iter()
-            .map(Arc::clone)
-            .map(|n| n.to_string())
-            .collect(),
+        removed_resources: difference.removed.iter().map(ToString::to_string).collect(),
         nonce: nonce.clone(),
         ..Default::default()
     };
     ledger.send(InFlight {
         nonce,
         version,
+        size: difference.changed.len(),
         changed: difference.changed,
         removed: difference.removed,
         sent_at: now,

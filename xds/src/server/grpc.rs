@@ -54,7 +54,8 @@ pub trait Application: Send + Sync + 'static {
     ) -> Result<watch::Receiver<Option<Arc<Snapshot>>>, tonic::Status>;
 
     /// The state of a stream changed: something was sent, ACKed, NACKed or subscribed to.
-    fn observed(&self, id: StreamId, state: Vec<TypeState>);
+    /// `snapshot` is what it is being served from, so what `in_sync` is about.
+    fn observed(&self, id: StreamId, snapshot: Option<&Arc<Snapshot>>, state: Vec<TypeState>);
 
     /// The stream ended; no more calls for it follow.
     fn disconnected(&self, id: StreamId, reason: &str);
@@ -189,6 +190,7 @@ impl<A: Application, P: Send + 'static> Task<A, P> {
 
     async fn serve(&mut self, requests: &mut Requests) -> Result<(), tonic::Status> {
         loop {
+            let mut is_news = true;
             tokio::select! {
                 request = requests.next() => {
                     let Some(request) = request else {
@@ -206,10 +208,12 @@ impl<A: Application, P: Send + 'static> Task<A, P> {
                     }
                     self.take_snapshot();
                 }
-                () = tokio::time::sleep(LOOK_AGAIN), if self.stream.is_waiting() => {}
+                () = tokio::time::sleep(LOOK_AGAIN), if self.stream.is_waiting() => {
+                    is_news = false;
+                }
                 () = self.responses.closed() => return Ok(()),
             }
-            self.respond().await?;
+            self.respond(is_news).await?;
         }
     }
 
@@ -239,15 +243,20 @@ impl<A: Application, P: Send + 'static> Task<A, P> {
         }
     }
 
-    async fn respond(&mut self) -> Result<(), tonic::Status> {
+    async fn respond(&mut self, mut is_news: bool) -> Result<(), tonic::Status> {
         while let Some(response) = self.stream.poll_response(SystemTime::now()) {
+            is_news = true;
             if let Some(response) = (self.unwrap)(response)
                 && self.responses.send(Ok(response)).await.is_err()
             {
                 return Err(tonic::Status::cancelled("the client closed the stream"));
             }
         }
-        self.application.observed(self.id, self.stream.state());
+        if is_news && self.snapshots.is_some() {
+            let snapshot = self.stream.snapshot();
+            self.application
+                .observed(self.id, snapshot, self.stream.state());
+        }
         Ok(())
     }
 }

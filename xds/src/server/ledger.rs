@@ -46,6 +46,8 @@ pub(super) struct InFlight {
     pub(super) version: String,
     pub(super) changed: Vec<(Arc<str>, Resource)>,
     pub(super) removed: Vec<Arc<str>>,
+    /// How many resources it carried, whatever was unsubscribed from since.
+    pub(super) size: usize,
     pub(super) sent_at: SystemTime,
 }
 
@@ -65,6 +67,11 @@ pub(super) struct Ledger {
     pub(super) held: BTreeMap<Arc<str>, Held>,
     /// What a NACKed response carried: the version, or none for a removal. Not sent again as such.
     refused: BTreeMap<Arc<str>, Option<Arc<str>>>,
+    /// Resources of a refused response that held several: one of them is at fault, so they are sent
+    /// again in smaller groups until it stands alone. Their neighbours must not suffer for it.
+    suspects: BTreeSet<Arc<str>>,
+    /// How many suspects go into one response.
+    group: usize,
     pub(super) in_flight: Option<InFlight>,
     pub(super) last_nonce: Option<String>,
     /// Whether a request was seen on this stream.
@@ -99,6 +106,7 @@ impl Ledger {
         let names = &self.names;
         self.held.retain(|name, _| names.contains(name));
         self.refused.retain(|name, _| names.contains(name));
+        self.suspects.retain(|name| names.contains(name));
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.changed.retain(|(name, _)| names.contains(name));
             in_flight.removed.retain(|name| names.contains(name));
@@ -109,6 +117,7 @@ impl Ledger {
     pub(super) fn forget(&mut self, name: &str) {
         self.held.remove(name);
         self.refused.remove(name);
+        self.suspects.remove(name);
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.changed.retain(|(other, _)| &**other != name);
             in_flight.removed.retain(|other| &**other != name);
@@ -138,6 +147,7 @@ impl Ledger {
                 Some(Some(version)) if *version == resource.version => false,
                 // After a NACK nothing is sure: the client may have taken a part of the response.
                 Some(_) => true,
+                None if self.suspects.contains(name) => true,
                 None => self.held.get(name).and_then(Held::version) != Some(&resource.version),
             };
             if is_lacking {
@@ -147,23 +157,42 @@ impl Ledger {
             }
         }
         for (name, held) in &self.held {
-            if *held != Held::Absent && !self.refused.contains_key(name) {
+            if *held != Held::Absent && !self.is_doubtful(name) {
                 self.remove(name, target, may_remove, &mut difference);
             }
         }
-        for (name, refused) in &self.refused {
-            if refused.is_some() {
-                self.remove(name, target, may_remove, &mut difference);
-            }
+        let refused = self.refused.iter().filter(|(_, version)| version.is_some());
+        for name in refused.map(|(name, _)| name).chain(&self.suspects) {
+            self.remove(name, target, may_remove, &mut difference);
         }
         // A name that does not exist is answered too, so that the client stops waiting for it.
         for name in &self.names {
-            let is_new = !self.held.contains_key(name) && !self.refused.contains_key(name);
+            let is_new = !self.held.contains_key(name) && !self.is_doubtful(name);
             if is_new && target.get(name).is_none() {
                 difference.removed.push(Arc::clone(name));
             }
         }
         difference
+    }
+
+    /// The same, but only as much as one response may carry while suspects are tried.
+    pub(super) fn partial_difference(&self, target: &Resources, may_remove: bool) -> Difference {
+        let mut difference = self.difference(target, may_remove);
+        if self.suspects.is_empty() {
+            return difference;
+        }
+        let is_suspect = |(name, _): &(Arc<str>, Resource)| self.suspects.contains(name);
+        if difference.changed.iter().all(is_suspect) {
+            difference.changed.truncate(self.group.max(1));
+        } else {
+            difference.changed.retain(|one| !is_suspect(one));
+        }
+        difference
+    }
+
+    /// Whether it is unknown what the client has under a name.
+    fn is_doubtful(&self, name: &str) -> bool {
+        self.refused.contains_key(name) || self.suspects.contains(name)
     }
 
     fn remove(
@@ -187,7 +216,11 @@ impl Ledger {
     /// Whether nothing is on its way, to be sent or refused: what the client holds is what it
     /// should hold, apart from removals.
     pub(super) fn is_settled(&self) -> bool {
-        !self.dirty && self.in_flight.is_none() && self.refused.is_empty()
+        !self.dirty && self.in_flight.is_none() && self.is_accepted()
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.refused.is_empty() && self.suspects.is_empty()
     }
 
     /// Whether later types should wait for an answer.
@@ -207,37 +240,27 @@ impl Ledger {
     }
 
     /// Takes an ACK or, with a text, a NACK of the response in flight.
-    pub(super) fn answer(&mut self, error: Option<String>, now: SystemTime) {
+    /// `is_whole` says that the response listed the whole state, not only what changed.
+    pub(super) fn answer(&mut self, error: Option<String>, is_whole: bool, now: SystemTime) {
         let Some(in_flight) = self.in_flight.take() else {
             return;
         };
         self.dirty = true;
         if let Some(message) = error {
-            for (name, resource) in in_flight.changed {
-                if self.held.get(&name) != Some(&Held::of(&resource)) {
-                    self.refused.insert(name, Some(resource.version));
-                }
-            }
-            for name in in_flight.removed {
-                self.refused.insert(name, None);
-            }
-            let InFlight { nonce, version, .. } = in_flight;
-            self.nack = Some(Nack {
-                nonce,
-                version,
-                message,
-                at: now,
-            });
+            self.nack(in_flight, message, is_whole, now);
             return;
         }
+        if is_whole {
+            self.refused.clear();
+        }
         for (name, resource) in in_flight.changed {
-            self.refused.remove(&name);
+            self.settle(&name);
             if self.wants(&name) {
                 self.held.insert(name, Held::of(&resource));
             }
         }
         for name in in_flight.removed {
-            self.refused.remove(&name);
+            self.settle(&name);
             self.held.remove(&name);
             if self.names.contains(&name) {
                 self.held.insert(name, Held::Absent);
@@ -245,7 +268,69 @@ impl Ledger {
         }
         self.version_acked = Some(in_flight.version);
         self.acked_at = Some(now);
-        if self.refused.is_empty() {
+        if self.is_accepted() {
+            self.nack = None;
+        }
+    }
+
+    /// Gives up on what was refused and is no longer there, where removals cannot be sent.
+    pub(super) fn prune(&mut self, target: &Resources) {
+        let doubtful = self.refused.keys().chain(&self.suspects);
+        let gone: Vec<_> = doubtful
+            .filter(|name| target.get(name).is_none())
+            .cloned()
+            .collect();
+        for name in gone {
+            self.settle(&name);
+            self.held.remove(&name);
+        }
+        if self.is_accepted() {
+            self.nack = None;
+        }
+    }
+
+    fn settle(&mut self, name: &str) {
+        self.refused.remove(name);
+        self.suspects.remove(name);
+    }
+
+    fn nack(&mut self, refused: InFlight, message: String, is_whole: bool, now: SystemTime) {
+        let InFlight {
+            nonce,
+            version,
+            changed,
+            removed,
+            size,
+            sent_at: _,
+        } = refused;
+        self.nack = Some(Nack {
+            nonce,
+            version,
+            message,
+            at: now,
+        });
+        // Removals cannot be at fault beside resources: they are sent again alone. Where they
+        // cannot be, sending the whole again would only be refused again.
+        if is_whole || size == 0 {
+            self.refused
+                .extend(removed.into_iter().map(|name| (name, None)));
+        }
+        if is_whole || size == 1 {
+            for (name, resource) in changed {
+                self.suspects.remove(&name);
+                if self.held.get(&name) != Some(&Held::of(&resource)) {
+                    self.refused.insert(name, Some(resource.version));
+                }
+            }
+        } else {
+            self.group = size / 2;
+            for (name, _) in changed {
+                self.refused.remove(&name);
+                self.suspects.insert(name);
+            }
+        }
+        if self.is_accepted() {
+            // The client unsubscribed from all of it before it could refuse.
             self.nack = None;
         }
     }
@@ -262,7 +347,7 @@ impl Ledger {
         TypeState {
             type_url: type_url.clone(),
             wildcard: self.wildcard,
-            names: self.names.iter().map(ToString::to_string).collect(),
+            names: self.names.iter().cloned().collect(),
             version_sent: self.version_sent.clone(),
             sent_at: self.sent_at,
             version_acked: self.version_acked.clone(),

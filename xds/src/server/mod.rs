@@ -15,6 +15,7 @@ pub mod sotw;
 pub use snapshot::{Resource, Resources, Snapshot, SnapshotBuilder};
 pub use stream::{ProtocolError, Stream};
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::TypeUrl;
@@ -40,7 +41,7 @@ pub struct TypeState {
     /// Whether the client subscribed to all resources.
     pub wildcard: bool,
     /// The names it subscribed to, sorted.
-    pub names: Vec<String>,
+    pub names: Vec<Arc<str>>,
     /// The version of the last response.
     pub version_sent: Option<String>,
     /// When that was sent.

@@ -52,7 +52,7 @@ pub(super) fn take(
         .as_ref()
         .is_some_and(|in_flight| in_flight.nonce == response_nonce)
     {
-        ledger.answer(error, now);
+        ledger.answer(error, type_url.is_sent_whole(), now);
     }
     ledger.dirty = true;
     Ok(())
@@ -81,8 +81,8 @@ pub(super) fn give(
     if let Some(version) = ledger.resume.take() {
         resume(ledger, target, version, now);
     }
-    let difference = ledger.difference(target, may_remove);
     let (changed, removed, version) = if type_url.is_sent_whole() {
+        let difference = ledger.difference(target, may_remove);
         ledger.postponed = !difference.postponed.is_empty();
         let is_same = difference.changed.is_empty() && difference.removed.is_empty();
         if is_same && !ledger.must_answer {
@@ -110,6 +110,8 @@ pub(super) fn give(
         (all, difference.removed, version)
     } else {
         // No response can remove resources of these types.
+        ledger.prune(target);
+        let difference = ledger.partial_difference(target, may_remove);
         if difference.changed.is_empty() {
             return None;
         }
@@ -127,11 +129,13 @@ pub(super) fn give(
         nonce: nonce.clone(),
         ..Default::default()
     };
+    let size = changed.len();
     ledger.send(InFlight {
         nonce,
         version,
         changed,
         removed,
+        size,
         sent_at: now,
     });
     Some(response)

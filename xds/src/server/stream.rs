@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::ledger::Ledger;
 use super::{Resources, Snapshot, TypeState, delta, sotw};
 use crate::{Form, Node, Request, Response, TypeUrl};
+
+/// How long removals wait for the types that could name the removed to be requested at all: a client
+/// that reconnects asks for its types one after the other.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// A request that breaks the protocol; the stream must be closed with `INVALID_ARGUMENT`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +22,7 @@ pub struct ProtocolError(pub(super) String);
 pub struct Stream {
     form: Form,
     node: Option<Node>,
+    opened_at: SystemTime,
     snapshot: Option<Arc<Snapshot>>,
     types: BTreeMap<TypeUrl, Ledger>,
     nonces: u64,
@@ -31,6 +36,7 @@ impl Stream {
         Self {
             form,
             node: None,
+            opened_at: SystemTime::UNIX_EPOCH,
             snapshot: None,
             types: BTreeMap::new(),
             nonces: 0,
@@ -42,6 +48,12 @@ impl Stream {
     #[must_use]
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// What is served, once something is.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref()
     }
 
     /// Gives the configuration to serve from now on. Before the first one nothing is sent.
@@ -77,6 +89,7 @@ impl Stream {
                 ));
             };
             self.node = Some(node.clone());
+            self.opened_at = now;
         }
         if url.is_empty() {
             return Err(ProtocolError("type_url: must not be empty".to_owned()));
@@ -114,7 +127,7 @@ impl Stream {
         // Then removals that were postponed, once whatever could name them is settled.
         for type_url in &types {
             let is_due = |ledger: &Ledger| ledger.postponed && ledger.in_flight.is_none();
-            if self.types.get(type_url).is_some_and(is_due) && self.may_remove(type_url) {
+            if self.types.get(type_url).is_some_and(is_due) && self.may_remove(type_url, now) {
                 let response = self.serve(type_url, &snapshot, now);
                 if response.is_some() {
                     return response;
@@ -124,11 +137,13 @@ impl Stream {
         None
     }
 
-    /// Whether responses are unanswered; then [`Self::poll_response`] is worth a call every few
-    /// seconds, because a client that never answers does not hold up other types for ever.
+    /// Whether [`Self::poll_response`] is worth a call every second: responses are unanswered, and
+    /// a client that never answers does not hold up other types for ever, or removals wait.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        self.types.values().any(|ledger| ledger.in_flight.is_some())
+        self.types
+            .values()
+            .any(|ledger| ledger.in_flight.is_some() || ledger.postponed)
     }
 
     /// Where the client stands, per type in order.
@@ -141,12 +156,14 @@ impl Stream {
             .collect()
     }
 
-    fn may_remove(&self, type_url: &TypeUrl) -> bool {
+    fn may_remove(&self, type_url: &TypeUrl, now: SystemTime) -> bool {
+        let is_new = now
+            .duration_since(self.opened_at)
+            .is_ok_and(|age| age < SETTLING);
         type_url
             .referrers()
             .iter()
-            .filter_map(|type_url| self.types.get(type_url))
-            .all(Ledger::is_settled)
+            .all(|referrer| self.types.get(referrer).map_or(!is_new, Ledger::is_settled))
     }
 
     fn serve(
@@ -155,7 +172,7 @@ impl Stream {
         snapshot: &Snapshot,
         now: SystemTime,
     ) -> Option<Response> {
-        let may_remove = self.may_remove(type_url);
+        let may_remove = self.may_remove(type_url, now);
         let target = snapshot.resources(type_url).unwrap_or(&self.nothing);
         let ledger = self.types.get_mut(type_url)?;
         let nonce = (self.nonces + 1).to_string();
