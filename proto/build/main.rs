@@ -24,6 +24,8 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, prost_types::FileDescriptorSet};
 
 fn main() {
+    // Cargo does not run this again when only the version of envoy-types changes in Cargo.lock:
+    // `touch proto/build/main.rs` after such a change.
     let types = descriptor_file();
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed={}", types.display());

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use prost::encoding;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     hint::{nearest, show},
@@ -14,10 +14,7 @@ use super::{
 };
 use crate::{
     error::{Errors, MAX_DEPTH, Path},
-    schema::{
-        table::{Enum, Field, Kind, Message, Shape, Special},
-        type_name,
-    },
+    schema::table::{Enum, Field, Kind, Message, Shape, Special},
 };
 
 /// What could be read, and what could not.
@@ -36,8 +33,11 @@ impl Explained {
     /// Whether an error at this path only follows from a reported one.
     pub(super) fn covers(&self, path: &str) -> bool {
         self.0.iter().any(|place| {
-            path.strip_prefix(place.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            // An empty place is the whole message.
+            place.is_empty()
+                || path
+                    .strip_prefix(place.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         })
     }
 }
@@ -53,14 +53,15 @@ pub(super) fn read(row: &'static Message, value: &Value) -> Parsed {
     }
 }
 
-#[derive(Default)]
-struct Reader {
+/// The walk: what it has found so far.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
     errors: Errors,
     explained: Explained,
 }
 
 impl Reader {
-    fn fail(&mut self, path: &Path<'_>, reason: impl Into<String>) {
+    pub(super) fn fail(&mut self, path: &Path<'_>, reason: impl Into<String>) {
         self.explained.0.push(path.to_string());
         self.errors.add(path, reason);
     }
@@ -73,7 +74,7 @@ impl Reader {
     }
 
     /// The wire bytes; `None` when nothing of it could be read, which is then reported.
-    fn message(
+    pub(super) fn message(
         &mut self,
         row: &'static Message,
         value: &Value,
@@ -97,7 +98,7 @@ impl Reader {
         self.object(row, entries.iter(), path, depth)
     }
 
-    fn object<'v>(
+    pub(super) fn object<'v>(
         &mut self,
         row: &'static Message,
         entries: impl Iterator<Item = (&'v String, &'v Value)>,
@@ -347,72 +348,6 @@ impl Reader {
         None
     }
 
-    fn any(
-        &mut self,
-        entries: &Map<String, Value>,
-        path: &Path<'_>,
-        depth: usize,
-    ) -> Option<Vec<u8>> {
-        if entries.is_empty() {
-            return Some(Vec::new());
-        }
-        let url = match entries.get("@type") {
-            Some(Value::String(url)) => url,
-            Some(other) => {
-                self.fail(
-                    path,
-                    format!("expected a type URL in `@type`, got {}", show(other)),
-                );
-                return None;
-            }
-            None => {
-                self.fail(
-                    path,
-                    "`@type` is missing: it names the type of this configuration",
-                );
-                return None;
-            }
-        };
-        let Some(row) = type_name(url).and_then(Message::named) else {
-            self.unknown_type(url, path);
-            return None;
-        };
-        let content = if has_own_form(row) {
-            for name in entries
-                .keys()
-                .filter(|name| !["@type", "value"].contains(&name.as_str()))
-            {
-                let reason = "unknown field; the content of this type goes into `value`";
-                self.fail(&path.field(name), reason);
-            }
-            let value = entries.get("value").unwrap_or(&Value::Null);
-            self.message(row, value, path, depth + 1)?
-        } else {
-            let members = entries.iter().filter(|(name, _)| *name != "@type");
-            self.object(row, members, path, depth + 1)?
-        };
-        let mut wire = Vec::new();
-        encoding::string::encode(1, url, &mut wire);
-        encoding::bytes::encode(2, &content, &mut wire);
-        Some(wire)
-    }
-
-    fn unknown_type(&mut self, url: &str, path: &Path<'_>) {
-        let Some(name) = type_name(url) else {
-            let reason = format!(
-                "`@type` must be a type URL such as \
-                 `type.googleapis.com/envoy.config.listener.v3.Listener`, got {url:?}"
-            );
-            return self.fail(path, reason);
-        };
-        let near = nearest(name, Message::all().iter().map(|row| (row.name(), row)));
-        let hint = near.map(|row| format!("; did you mean `type.googleapis.com/{}`?", row.name()));
-        self.fail(
-            path,
-            format!("unknown type URL `{url}`{}", hint.unwrap_or_default()),
-        );
-    }
-
     fn leaf(
         &mut self,
         row: &Message,
@@ -441,12 +376,6 @@ struct Building<'v> {
     seen: HashMap<u32, &'v str>,
     /// Which member of each oneof was given.
     oneofs: Vec<Option<&'static str>>,
-}
-
-/// Whether an `Any` holds this type's JSON form in `value`, not beside `@type`.
-pub(super) fn has_own_form(row: &Message) -> bool {
-    row.name() != "google.protobuf.Empty"
-        && (row.special == Special::Any || leaf::form(row.name()).is_some())
 }
 
 /// Whether a JSON name means the field: as it is, or in camelCase.

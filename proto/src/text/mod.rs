@@ -1,5 +1,6 @@
 //! Text to messages and back: YAML and JSON, in protobuf's JSON mapping.
 
+mod any;
 mod from_value;
 mod hint;
 mod leaf;

@@ -285,6 +285,33 @@ fn an_error_is_not_reported_again_as_a_missing_value() {
 }
 
 #[test]
+fn a_value_that_is_no_object_is_one_error() {
+    for value in [json!(null), json!(5), json!([])] {
+        let errors = errors::<Cluster>(value);
+        assert_eq!(errors.len(), 1);
+        assert!(
+            errors[0].starts_with("expected an object, got "),
+            "{errors:?}"
+        );
+    }
+}
+
+#[test]
+fn fields_that_envoy_disallows_are_refused() {
+    let metadata =
+        json!({"descriptor_key": "a", "metadata_key": {"key": "a", "path": [{"key": "b"}]}});
+    let rate_limit = json!({"actions": [{"dynamic_metadata": metadata}]});
+    let value =
+        json!({"match": {"prefix": "/"}, "route": {"cluster": "c", "rate_limits": [rate_limit]}});
+    assert_eq!(
+        errors::<Route>(value),
+        [
+            "route.rate_limits[0].actions[0].dynamic_metadata: the field is deprecated and disallowed"
+        ]
+    );
+}
+
+#[test]
 fn of_a_oneof_only_one_member_may_be_given() {
     let value = json!({"prefix": "/", "path": "/x"});
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{from_value::has_own_form, leaf};
+use super::{any::has_own_form, leaf};
 use crate::{
     error::MAX_DEPTH,
     schema::{
