@@ -12,7 +12,10 @@ fn main() {
     }
     println!("cargo::rerun-if-changed=build.rs");
     let descriptors = envoy_descriptors();
-    println!("cargo::rustc-env=ENVOY_DESCRIPTORS={}", descriptors.display());
+    println!(
+        "cargo::rustc-env=ENVOY_DESCRIPTORS={}",
+        descriptors.display()
+    );
 }
 
 fn test_functions(folder: &Path) -> String {
@@ -22,7 +25,10 @@ fn test_functions(folder: &Path) -> String {
         .filter_map(|name| Some(name.strip_suffix(".yaml")?.to_owned()))
         .collect();
     names.sort();
-    names.iter().map(|name| format!("#[test]\nfn {name}() {{\n    run(\"{name}\");\n}}\n")).collect()
+    names
+        .iter()
+        .map(|name| format!("#[test]\nfn {name}() {{\n    run(\"{name}\");\n}}\n"))
+        .collect()
 }
 
 /// `envoy-types` ships the descriptor set of all of Envoy's messages beside its sources.
@@ -38,6 +44,9 @@ fn envoy_descriptors() -> PathBuf {
         .iter()
         .find(|package| package.name.as_str() == "envoy-types")
         .expect("envoy-types is a dependency");
-    let root = package.manifest_path.parent().expect("a manifest lies in a folder");
+    let root = package
+        .manifest_path
+        .parent()
+        .expect("a manifest lies in a folder");
     root.join("src/generated/types.bin").into()
 }

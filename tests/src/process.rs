@@ -50,7 +50,12 @@ impl Process {
         let log = Log::default();
         log.follow(child.stdout.take());
         log.follow(child.stderr.take());
-        Ok(Self { name: name.to_owned(), child, log, exit: None })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+            exit: None,
+        })
     }
 
     /// The child's process id.
@@ -88,7 +93,12 @@ impl Process {
     /// Fails with the log's last lines when the child has ended.
     pub fn check_running(&mut self) -> Result<()> {
         if let Some(status) = self.exited()? {
-            bail!("{} ended ({}):\n{}", self.name, describe(status), tail(&self.log(), 30));
+            bail!(
+                "{} ended ({}):\n{}",
+                self.name,
+                describe(status),
+                tail(&self.log(), 30)
+            );
         }
         Ok(())
     }
@@ -106,14 +116,21 @@ impl Drop for Process {
             _ = self.child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("--- output of {} ---\n{}", self.name, tail(&self.log(), 200));
+            eprintln!(
+                "--- output of {} ---\n{}",
+                self.name,
+                tail(&self.log(), 200)
+            );
         }
     }
 }
 
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Process").field("name", &self.name).field("id", &self.id()).finish()
+        f.debug_struct("Process")
+            .field("name", &self.name)
+            .field("id", &self.id())
+            .finish()
     }
 }
 
@@ -124,7 +141,10 @@ impl Log {
         std::thread::spawn(move || {
             let mut reader = BufReader::new(stream);
             let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|read| read > 0)
+            {
                 log.lock().push_str(&String::from_utf8_lossy(&line));
                 line.clear();
             }
@@ -149,7 +169,10 @@ pub async fn run(program: &Path, args: &[String], deadline: Duration) -> Result<
         .with_context(|| format!("{} did not end in {deadline:?}", program.display()))?
         .with_context(|| format!("cannot start {}", program.display()))?;
     let text = [output.stdout, output.stderr].concat();
-    let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0));
+    let code = output
+        .status
+        .code()
+        .unwrap_or_else(|| -output.status.signal().unwrap_or(0));
     Ok((code, String::from_utf8_lossy(&text).into_owned()))
 }
 

@@ -64,14 +64,21 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 fn profile_dir() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
     let folder = exe.parent().context("a binary lies in a folder")?;
-    let folder = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    let folder = if folder.ends_with("deps") {
+        folder.parent()
+    } else {
+        Some(folder)
+    };
     Ok(folder.context("`deps` lies in a folder")?.to_owned())
 }
 
 /// The target directory's Python virtual environment, which `cargo xtask test` installs.
 pub fn venv() -> Result<PathBuf> {
     let profile = profile_dir()?;
-    Ok(profile.parent().context("a profile folder lies in the target directory")?.join("venv"))
+    Ok(profile
+        .parent()
+        .context("a profile folder lies in the target directory")?
+        .join("venv"))
 }
 
 fn envoy_binary() -> Result<PathBuf> {
@@ -80,7 +87,10 @@ fn envoy_binary() -> Result<PathBuf> {
     }
     let lib = venv()?.join("lib");
     let pythons = fs::read_dir(&lib).with_context(|| {
-        format!("{} is missing: run `cargo xtask test`, which installs Envoy", lib.display())
+        format!(
+            "{} is missing: run `cargo xtask test`, which installs Envoy",
+            lib.display()
+        )
     })?;
     for python in pythons {
         let path = python?.path().join("site-packages/envoy/_bin/envoy");
@@ -88,7 +98,10 @@ fn envoy_binary() -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    bail!("no Envoy under {}: run `cargo xtask test`, which installs it", lib.display())
+    bail!(
+        "no Envoy under {}: run `cargo xtask test`, which installs it",
+        lib.display()
+    )
 }
 
 /// A running proxy.
@@ -144,20 +157,32 @@ impl Proxy {
         let mut process = Process::start(kind.name(), &kind.binary()?, &args, &[])?;
         let admin = wait::until("the admin address", START_DEADLINE, async || {
             let text = fs::read_to_string(&admin_path).context("no admin-address-path file")?;
-            text.trim().parse().with_context(|| format!("odd admin address {text:?}"))
+            text.trim()
+                .parse()
+                .with_context(|| format!("odd admin address {text:?}"))
         });
         let admin = tokio::select! {
             admin = admin => admin?,
             error = ended(&mut process) => return Err(error),
         };
-        Ok(Self { kind, process, admin, folder })
+        Ok(Self {
+            kind,
+            process,
+            admin,
+            folder,
+        })
     }
 
     async fn wait_ready(&mut self) -> Result<()> {
         let admin = self.admin;
         let ready = wait::until("/ready to say LIVE", START_DEADLINE, async || {
             let reply = client::get(admin, "/ready").await?;
-            ensure!(reply.status == 200, "status {}: {}", reply.status, reply.text());
+            ensure!(
+                reply.status == 200,
+                "status {}: {}",
+                reply.status,
+                reply.text()
+            );
             Ok(())
         });
         tokio::select! {
@@ -205,14 +230,21 @@ impl Proxy {
     pub async fn listeners(&self) -> Result<BTreeMap<String, SocketAddr>> {
         let reply = self.admin_get("/listeners?format=json").await?;
         let json: Value = serde_json::from_slice(&reply.body).context("/listeners?format=json")?;
-        let statuses = json["listener_statuses"].as_array().cloned().unwrap_or_default();
+        let statuses = json["listener_statuses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         statuses
             .iter()
             .map(|status| {
                 let name = status["name"].as_str().context("a listener without name")?;
                 let socket = &status["local_address"]["socket_address"];
-                let address = socket["address"].as_str().context("a listener without address")?;
-                let port = socket["port_value"].as_u64().context("a listener without port")?;
+                let address = socket["address"]
+                    .as_str()
+                    .context("a listener without address")?;
+                let port = socket["port_value"]
+                    .as_u64()
+                    .context("a listener without port")?;
                 let address = SocketAddr::new(address.parse()?, u16::try_from(port)?);
                 Ok((name.to_owned(), address))
             })
@@ -221,11 +253,15 @@ impl Proxy {
 
     /// The address of one listener, waiting until it is there.
     pub async fn listener(&self, name: &str) -> Result<SocketAddr> {
-        wait::until(&format!("listener {name}"), Duration::from_secs(10), async || {
-            let listeners = self.listeners().await?;
-            let known = format!("there are {:?}", listeners.keys());
-            listeners.get(name).copied().context(known)
-        })
+        wait::until(
+            &format!("listener {name}"),
+            Duration::from_secs(10),
+            async || {
+                let listeners = self.listeners().await?;
+                let known = format!("there are {:?}", listeners.keys());
+                listeners.get(name).copied().context(known)
+            },
+        )
         .await
     }
 
@@ -246,8 +282,13 @@ impl Proxy {
     }
 }
 
-const ENVOY_ARGS: [&str; 5] =
-    ["--disable-hot-restart", "--file-flush-interval-msec", "10", "-l", "warning"];
+const ENVOY_ARGS: [&str; 5] = [
+    "--disable-hot-restart",
+    "--file-flush-interval-msec",
+    "10",
+    "-l",
+    "warning",
+];
 
 async fn ended(process: &mut Process) -> anyhow::Error {
     let status = wait::until("the proxy to end", Duration::from_secs(3600), async || {

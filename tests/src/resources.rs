@@ -37,7 +37,12 @@ pub fn from_yaml(type_name: &str, yaml: &str) -> Result<Any> {
 pub fn from_json(type_name: &str, json: &serde_json::Value) -> Result<Any> {
     let type_url = type_url(type_name);
     let name = type_url.trim_start_matches("type.googleapis.com/");
-    let descriptor = POOL.get_message_by_name(name).with_context(|| format!("no type {name}"))?;
+    let descriptor = POOL
+        .get_message_by_name(name)
+        .with_context(|| format!("no type {name}"))?;
     let message: DynamicMessage = descriptor.deserialize(json)?;
-    Ok(Any { value: message.encode_to_vec().into(), type_url })
+    Ok(Any {
+        value: message.encode_to_vec(),
+        type_url,
+    })
 }

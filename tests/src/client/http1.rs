@@ -25,10 +25,14 @@ pub struct Http1 {
 impl Http1 {
     /// Connects.
     pub async fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).await.with_context(|| format!("to {address}"))?;
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("to {address}"))?;
         stream.set_nodelay(true)?;
-        let (sender, connection) =
-            http1::Builder::new().preserve_header_case(false).handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(false)
+            .handshake(TokioIo::new(stream))
+            .await?;
         // An error of the connection is also an error of the request that runs on it.
         let connection = tokio::spawn(async { _ = connection.await });
         Ok(Self { sender, connection })
@@ -46,7 +50,9 @@ impl Http1 {
                 Err(error) => failed(&error),
             }
         };
-        tokio::time::timeout(DEADLINE, exchange).await.with_context(|| format!("{request:?}"))
+        tokio::time::timeout(DEADLINE, exchange)
+            .await
+            .with_context(|| format!("{request:?}"))
     }
 
     /// Whether the peer has closed the connection.
@@ -64,23 +70,39 @@ impl Drop for Http1 {
 fn message(request: &Request) -> Result<http::Request<BoxBody<Bytes, Infallible>>> {
     let mut message = http::Request::new(body(request)?);
     *message.method_mut() = request.method.parse()?;
-    *message.uri_mut() = request.path.parse().with_context(|| format!("{:?}", request.path))?;
+    *message.uri_mut() = request
+        .path
+        .parse()
+        .with_context(|| format!("{:?}", request.path))?;
     *message.headers_mut() = header_map(&request.headers)?;
-    message.headers_mut().insert(http::header::HOST, request.authority.parse()?);
+    message
+        .headers_mut()
+        .insert(http::header::HOST, request.authority.parse()?);
     if !request.trailers.is_empty() {
-        let names: Vec<&str> = request.trailers.iter().map(|(name, _)| name.as_str()).collect();
-        message.headers_mut().insert(http::header::TRAILER, names.join(", ").parse()?);
+        let names: Vec<&str> = request
+            .trailers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        message
+            .headers_mut()
+            .insert(http::header::TRAILER, names.join(", ").parse()?);
     }
     Ok(message)
 }
 
 fn body(request: &Request) -> Result<BoxBody<Bytes, Infallible>> {
-    let Some(whole) = &request.body else { return Ok(Empty::new().boxed()) };
+    let Some(whole) = &request.body else {
+        return Ok(Empty::new().boxed());
+    };
     if request.chunks == 0 && request.trailers.is_empty() {
         return Ok(Full::new(whole.clone()).boxed());
     }
-    let mut frames: Vec<Result<Frame<Bytes>, Infallible>> =
-        request.frames().into_iter().map(|data| Ok(Frame::data(data))).collect();
+    let mut frames: Vec<Result<Frame<Bytes>, Infallible>> = request
+        .frames()
+        .into_iter()
+        .map(|data| Ok(Frame::data(data)))
+        .collect();
     if !request.trailers.is_empty() {
         frames.push(Ok(Frame::trailers(header_map(&request.trailers)?)));
     }
@@ -115,6 +137,13 @@ async fn read(reply: http::Response<Incoming>) -> Response {
 /// hyper's texts differ with timing (reset, end of file, broken pipe); a test may only rely on
 /// "the connection was closed before the message was whole".
 fn failed(error: &hyper::Error) -> Response {
-    let text = if error.is_parse() { format!("unreadable: {error}") } else { "closed".to_owned() };
-    Response { error: Some(text), ..Response::default() }
+    let text = if error.is_parse() {
+        format!("unreadable: {error}")
+    } else {
+        "closed".to_owned()
+    };
+    Response {
+        error: Some(text),
+        ..Response::default()
+    }
 }

@@ -22,10 +22,14 @@ pub struct Http2 {
 impl Http2 {
     /// Connects and sends the preface.
     pub async fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).await.with_context(|| format!("to {address}"))?;
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("to {address}"))?;
         stream.set_nodelay(true)?;
-        let (sender, connection) =
-            client::Builder::new().initial_window_size(1 << 20).handshake(stream).await?;
+        let (sender, connection) = client::Builder::new()
+            .initial_window_size(1 << 20)
+            .handshake(stream)
+            .await?;
         let connection =
             tokio::spawn(async { connection.await.err().map(|error| describe(&error)) });
         Ok(Self { sender, connection })
@@ -59,7 +63,9 @@ impl Http2 {
             };
             tokio::join!(upload, download).1
         };
-        tokio::time::timeout(DEADLINE, exchange).await.with_context(|| format!("{request:?}"))
+        tokio::time::timeout(DEADLINE, exchange)
+            .await
+            .with_context(|| format!("{request:?}"))
     }
 
     /// Whether the connection has ended.
@@ -143,7 +149,10 @@ async fn read(reply: http::Response<RecvStream>) -> Response {
 }
 
 fn failed(error: &h2::Error) -> Response {
-    Response { error: Some(describe(error)), ..Response::default() }
+    Response {
+        error: Some(describe(error)),
+        ..Response::default()
+    }
 }
 
 fn describe(error: &h2::Error) -> String {

@@ -86,7 +86,9 @@ impl Request {
 
     /// The body cut into its frames.
     fn frames(&self) -> Vec<Bytes> {
-        let Some(body) = &self.body else { return Vec::new() };
+        let Some(body) = &self.body else {
+            return Vec::new();
+        };
         let size = body.len().div_ceil(self.chunks.max(1)).max(1);
         body.chunks(size).map(Bytes::copy_from_slice).collect()
     }
@@ -109,7 +111,10 @@ impl Response {
 pub async fn get(address: SocketAddr, path: &str) -> Result<Response> {
     let reply = Request::new("GET", path).send_h1(address).await?;
     let error = reply.error.as_deref().unwrap_or("no status");
-    ensure!(reply.status != 0 && reply.error.is_none(), "GET {path}: {error}");
+    ensure!(
+        reply.status != 0 && reply.error.is_none(),
+        "GET {path}: {error}"
+    );
     Ok(reply)
 }
 
@@ -117,7 +122,10 @@ pub(crate) fn pairs(headers: &http::HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()
         .map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
         })
         .collect()
 }
@@ -128,7 +136,10 @@ pub(crate) fn header_map(pairs: &[(String, String)]) -> Result<http::HeaderMap> 
         let key = http::HeaderName::from_bytes(name.as_bytes());
         let key = key.with_context(|| format!("header name {name:?}"))?;
         let value = http::HeaderValue::from_bytes(value.as_bytes());
-        map.append(key, value.with_context(|| format!("value of header {name:?}"))?);
+        map.append(
+            key,
+            value.with_context(|| format!("value of header {name:?}"))?,
+        );
     }
     Ok(map)
 }

@@ -73,7 +73,9 @@ async fn read(stream: &mut TcpStream, received: &mut Vec<u8>) -> bool {
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len().max(1)).any(|window| window == needle)
+    haystack
+        .windows(needle.len().max(1))
+        .any(|window| window == needle)
 }
 
 /// Splits what a raw HTTP/1 conversation gave into its first final reply, the interim ones before
@@ -99,13 +101,22 @@ fn parse_one(received: &[u8]) -> Response {
     let mut lines = head.split("\r\n");
     let mut first = lines.next().unwrap_or_default().splitn(3, ' ');
     let version = first.next().unwrap_or_default().to_owned();
-    let status = first.next().and_then(|status| status.parse().ok()).unwrap_or(0);
+    let status = first
+        .next()
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
     let headers = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     let body = Bytes::copy_from_slice(body.as_bytes());
-    Response { status, version, headers, body, ..Response::default() }
+    Response {
+        status,
+        version,
+        headers,
+        body,
+        ..Response::default()
+    }
 }
 
 #[cfg(test)]
@@ -123,7 +134,10 @@ mod tests {
     #[test]
     fn interim_replies_are_not_the_reply() {
         let reply = parse(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\na: b\r\n\r\nx");
-        assert_eq!((reply.status, reply.interim.as_slice()), (201, [100].as_slice()));
+        assert_eq!(
+            (reply.status, reply.interim.as_slice()),
+            (201, [100].as_slice())
+        );
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(super) fn build(case: &Case, places: &Places) -> String {
     };
     let root = bootstrap.as_object_mut();
     if let Some(root) = root {
-        root.entry("admin").or_insert_with(|| json!({"address": socket("127.0.0.1", "0")}));
+        root.entry("admin")
+            .or_insert_with(|| json!({"address": socket("127.0.0.1", "0")}));
         extend(root, &case.bootstrap_extra);
     }
     bootstrap.to_string()
@@ -101,7 +102,10 @@ fn clusters(case: &Case, places: &Places) -> Vec<Value> {
             },
         })
     });
-    standard.into_iter().chain(case.clusters.iter().cloned()).collect()
+    standard
+        .into_iter()
+        .chain(case.clusters.iter().cloned())
+        .collect()
 }
 
 fn socket(address: &str, port: &str) -> Value {

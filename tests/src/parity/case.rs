@@ -173,7 +173,9 @@ impl Case {
         }
         if places.is_empty() {
             // Only the form is asked for: any number is a port.
-            filled = regex::Regex::new(r"\{\{\w+\}\}")?.replace_all(&filled, "1").into_owned();
+            filled = regex::Regex::new(r"\{\{\w+\}\}")?
+                .replace_all(&filled, "1")
+                .into_owned();
         }
         // By way of JSON, where an enum's variant is a key and not a YAML tag.
         let value: Value = serde_norway::from_str(&filled).context("not YAML")?;

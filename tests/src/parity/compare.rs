@@ -18,7 +18,11 @@ pub(super) struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "  {}\n    envoy: {}\n    ours:  {}", self.at, self.envoy, self.ours)
+        write!(
+            f,
+            "  {}\n    envoy: {}\n    ours:  {}",
+            self.at, self.envoy, self.ours
+        )
     }
 }
 
@@ -28,7 +32,12 @@ pub(super) fn compare(envoy: &Observed, ours: &Observed) -> Vec<Difference> {
     let as_json = |observed: &Observed| {
         serde_json::to_value(observed).expect("maps with string keys always serialise")
     };
-    walk(String::new(), Some(&as_json(envoy)), Some(&as_json(ours)), &mut found);
+    walk(
+        String::new(),
+        Some(&as_json(envoy)),
+        Some(&as_json(ours)),
+        &mut found,
+    );
     for (index, (theirs, mine)) in envoy.requests.iter().zip(&ours.requests).enumerate() {
         if let (Some(theirs), Some(mine)) = (&theirs.chosen, &mine.chosen)
             && !share::same(theirs, mine)
@@ -49,16 +58,30 @@ fn walk(at: String, envoy: Option<&Value>, ours: Option<&Value>, found: &mut Vec
             let keys: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
             for key in keys {
                 let dot = if at.is_empty() { "" } else { "." };
-                walk(format!("{at}{dot}{key}"), left.get(key), right.get(key), found);
+                walk(
+                    format!("{at}{dot}{key}"),
+                    left.get(key),
+                    right.get(key),
+                    found,
+                );
             }
         }
         (Some(Value::Array(left)), Some(Value::Array(right))) => {
             for index in 0..left.len().max(right.len()) {
-                walk(format!("{at}[{index}]"), left.get(index), right.get(index), found);
+                walk(
+                    format!("{at}[{index}]"),
+                    left.get(index),
+                    right.get(index),
+                    found,
+                );
             }
         }
         (left, right) if left == right => {}
-        (left, right) => found.push(Difference { at, envoy: show(left), ours: show(right) }),
+        (left, right) => found.push(Difference {
+            at,
+            envoy: show(left),
+            ours: show(right),
+        }),
     }
 }
 
@@ -77,7 +100,10 @@ mod tests {
         let left = json!({"a": [{"b": 1}, 2], "same": true});
         let right = json!({"a": [{"b": 3}], "same": true, "more": null});
         walk(String::new(), Some(&left), Some(&right), &mut found);
-        let places: Vec<&str> = found.iter().map(|difference| difference.at.as_str()).collect();
+        let places: Vec<&str> = found
+            .iter()
+            .map(|difference| difference.at.as_str())
+            .collect();
         assert_eq!(places, ["a[0].b", "a[1]", "more"]);
     }
 }

@@ -16,7 +16,10 @@ impl Differences {
     pub fn read() -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/differences.md");
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let mut differences = Self { ids: Vec::new(), everywhere: Vec::new() };
+        let mut differences = Self {
+            ids: Vec::new(),
+            everywhere: Vec::new(),
+        };
         let mut section = "";
         for line in text.lines() {
             if let Some(title) = line.strip_prefix("## ") {

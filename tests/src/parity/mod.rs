@@ -38,9 +38,11 @@ pub async fn run(name: &str) -> Result<()> {
         Ok("envoy") => Kind::Envoy,
         _ => Kind::Outrigger,
     };
-    let (expected, case) = observe::run(Kind::Envoy, &text, None).await.context("on envoy")?;
+    let (expected, case) = observe::run(Kind::Envoy, &text, None)
+        .await
+        .context("on envoy")?;
     if std::env::var_os("OUTRIGGER_PARITY_PRINT").is_some() {
-        println!("{name}: {}", serde_json::to_string_pretty(&expected)?);
+        eprintln!("{name}: {}", serde_json::to_string_pretty(&expected)?);
     }
     observe::check_guards(&case, &expected).context("envoy does not do what the case says")?;
     let (seen, _) = observe::run(subject, &text, Some(&expected))
@@ -92,7 +94,11 @@ fn report(differences: &[Difference]) -> Result<()> {
         return Ok(());
     }
     let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
-    bail!("{} differences from Envoy:\n{}", lines.len(), lines.join("\n"))
+    bail!(
+        "{} differences from Envoy:\n{}",
+        lines.len(),
+        lines.join("\n")
+    )
 }
 
 /// Fails when a heading of `docs/differences.md` is used by no case, or a case cannot be read.
@@ -105,13 +111,22 @@ pub fn check_documentation() -> Result<()> {
         let text = std::fs::read_to_string(&path)?;
         let case = Case::parse(&text, &case::Places::default());
         let case = case.with_context(|| path.display().to_string())?;
-        used.extend(case.expect_difference.into_iter().map(|difference| difference.id));
+        used.extend(
+            case.expect_difference
+                .into_iter()
+                .map(|difference| difference.id),
+        );
         count += 1;
     }
     ensure!(count >= 60, "only {count} cases found");
-    let unused: Vec<&str> =
-        documented.case_ids().filter(|id| !used.iter().any(|used| used == id)).collect();
-    ensure!(unused.is_empty(), "docs/differences.md lists what no case shows: {unused:?}");
+    let unused: Vec<&str> = documented
+        .case_ids()
+        .filter(|id| !used.iter().any(|used| used == id))
+        .collect();
+    ensure!(
+        unused.is_empty(),
+        "docs/differences.md lists what no case shows: {unused:?}"
+    );
     Ok(())
 }
 

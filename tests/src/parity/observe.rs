@@ -68,11 +68,20 @@ pub(super) fn check_guards(case: &Case, observed: &Observed) -> Result<()> {
     for (index, (request, outcome)) in case.requests.iter().zip(&observed.requests).enumerate() {
         if let Some(status) = request.status {
             let seen = outcome.status;
-            ensure!(seen == status, "requests[{index}]: status {seen}, not {status}: {outcome:#?}");
+            ensure!(
+                seen == status,
+                "requests[{index}]: status {seen}, not {status}: {outcome:#?}"
+            );
         }
         if let Some(to) = &request.to {
-            let seen = outcome.upstream.first().map_or("none", |first| first.upstream.as_str());
-            ensure!(seen == to, "requests[{index}]: went to {seen}, not to {to}: {outcome:#?}");
+            let seen = outcome
+                .upstream
+                .first()
+                .map_or("none", |first| first.upstream.as_str());
+            ensure!(
+                seen == to,
+                "requests[{index}]: went to {seen}, not to {to}: {outcome:#?}"
+            );
         }
         if let Some(chosen) = &outcome.chosen
             && !request.share.is_empty()
@@ -105,13 +114,22 @@ impl Upstreams {
         }
         let refused = Refused::reserve()?;
         places.insert("refused".to_owned(), port(refused.address()));
-        let silent = if text.contains("{{silent}}") { Some(Silent::start().await?) } else { None };
+        let silent = if text.contains("{{silent}}") {
+            Some(Silent::start().await?)
+        } else {
+            None
+        };
         if let Some(silent) = &silent {
             places.insert("silent".to_owned(), port(silent.address()));
         }
         // A port number for now: the answer is known only once the case is read.
         places.insert("raw".to_owned(), "1".to_owned());
-        Ok(Self { all, places, _refused: refused, _silent: silent })
+        Ok(Self {
+            all,
+            places,
+            _refused: refused,
+            _silent: silent,
+        })
     }
 
     fn take_received(&self) -> Vec<Received> {
@@ -143,7 +161,10 @@ impl Run {
         for (index, task) in background {
             let response = task.await?.with_context(|| format!("requests[{index}]"))?;
             let upstream = std::mem::take(&mut requests[index].upstream);
-            requests[index] = Outcome { upstream, ..self.normaliser.response(&response) };
+            requests[index] = Outcome {
+                upstream,
+                ..self.normaliser.response(&response)
+            };
         }
         self.http1.clear();
         self.http2.clear();
@@ -168,7 +189,10 @@ impl Run {
     ) -> Result<Outcome> {
         if let Some(path) = &request.admin_post {
             let reply = self.proxy.admin_post(path).await?;
-            return Ok(Outcome { status: reply.status, ..Outcome::default() });
+            return Ok(Outcome {
+                status: reply.status,
+                ..Outcome::default()
+            });
         }
         if let Some((name, content)) = &request.write {
             let path = self.proxy.folder().join(name);
@@ -177,18 +201,26 @@ impl Run {
             std::fs::rename(&new, &path)?;
             return Ok(Outcome::default());
         }
-        let address = self.address(request.listener.as_deref().unwrap_or("main")).await?;
+        let address = self
+            .address(request.listener.as_deref().unwrap_or("main"))
+            .await?;
         if request.repeat.is_some() {
             return self.repeat(request, address).await;
         }
         if request.background {
-            background.push((index, tokio::spawn(send_fresh(message(request)?, request.protocol, address))));
+            background.push((
+                index,
+                tokio::spawn(send_fresh(message(request)?, request.protocol, address)),
+            ));
             wait::until("an upstream to receive it", SETTLE, async || {
                 ensure!(self.upstreams.pending() > 0, "nothing received");
                 Ok(())
             })
             .await?;
-            return Ok(Outcome { upstream: self.reached(request), ..Outcome::default() });
+            return Ok(Outcome {
+                upstream: self.reached(request),
+                ..Outcome::default()
+            });
         }
         if let Some(status) = request.until_status {
             wait::until("the change to take effect", SETTLE, async || {
@@ -204,13 +236,20 @@ impl Run {
         let took = start.elapsed();
         let bounds = request.min_ms.unwrap_or(0)..=request.max_ms.unwrap_or(u64::MAX);
         let millis = u64::try_from(took.as_millis())?;
-        ensure!(bounds.contains(&millis), "took {took:?}, not within {bounds:?} ms");
+        ensure!(
+            bounds.contains(&millis),
+            "took {took:?}, not within {bounds:?} ms"
+        );
         let closed = match (&request.conn, request.closed_after) {
             (Some(conn), true) => Some(self.closed(conn).await),
             _ => None,
         };
         let upstream = self.reached(request);
-        Ok(Outcome { upstream, closed, ..self.normaliser.response(&response) })
+        Ok(Outcome {
+            upstream,
+            closed,
+            ..self.normaliser.response(&response)
+        })
     }
 
     async fn send(&mut self, request: &Request, address: SocketAddr) -> Result<Response> {
@@ -225,15 +264,25 @@ impl Run {
         match request.protocol {
             Protocol::H1 => {
                 if !self.http1.contains_key(conn) {
-                    self.http1.insert(conn.clone(), Http1::connect(address).await?);
+                    self.http1
+                        .insert(conn.clone(), Http1::connect(address).await?);
                 }
-                self.http1.get_mut(conn).context("just inserted")?.send(message).await
+                self.http1
+                    .get_mut(conn)
+                    .context("just inserted")?
+                    .send(message)
+                    .await
             }
             Protocol::H2 => {
                 if !self.http2.contains_key(conn) {
-                    self.http2.insert(conn.clone(), Http2::connect(address).await?);
+                    self.http2
+                        .insert(conn.clone(), Http2::connect(address).await?);
                 }
-                self.http2.get_mut(conn).context("just inserted")?.send(message).await
+                self.http2
+                    .get_mut(conn)
+                    .context("just inserted")?
+                    .send(message)
+                    .await
             }
         }
     }
@@ -250,7 +299,7 @@ impl Run {
         .is_ok()
     }
 
-    async fn repeat(&mut self, request: &Request, address: SocketAddr) -> Result<Outcome> {
+    async fn repeat(&self, request: &Request, address: SocketAddr) -> Result<Outcome> {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let mut http1 = Http1::connect(address).await?;
         for _ in 0..request.repeat.unwrap_or(1) {
@@ -260,13 +309,22 @@ impl Run {
             let name = reached.map_or_else(|| "none".to_owned(), |received| received.upstream);
             *counts.entry(name).or_default() += 1;
         }
-        Ok(Outcome { chosen: Some(Chosen { counts, exact: request.exact }), ..Outcome::default() })
+        Ok(Outcome {
+            chosen: Some(Chosen {
+                counts,
+                exact: request.exact,
+            }),
+            ..Outcome::default()
+        })
     }
 
     fn reached(&self, request: &Request) -> Vec<Reached> {
         let received = self.upstreams.take_received();
         let with_connection = request.upstream_connection;
-        received.iter().map(|one| self.normaliser.received(one, with_connection)).collect()
+        received
+            .iter()
+            .map(|one| self.normaliser.received(one, with_connection))
+            .collect()
     }
 
     async fn address(&mut self, listener: &str) -> Result<SocketAddr> {
@@ -282,9 +340,15 @@ impl Run {
     async fn log(&self, case: &Case) -> Result<Vec<Value>> {
         let path = self.proxy.folder().join("access.log");
         let count = |request: &Request| {
-            if request.is_traffic() { request.repeat.unwrap_or(1) } else { 0 }
+            if request.is_traffic() {
+                request.repeat.unwrap_or(1)
+            } else {
+                0
+            }
         };
-        let expected = case.log_lines.unwrap_or_else(|| case.requests.iter().map(count).sum());
+        let expected = case
+            .log_lines
+            .unwrap_or_else(|| case.requests.iter().map(count).sum());
         if case.bootstrap.is_some() && case.log_lines.is_none() {
             return Ok(Vec::new());
         }
@@ -297,7 +361,7 @@ impl Run {
         .await;
         // Too few lines on Envoy is a wrong case; on ours it is a difference to report as such.
         if self.proxy.kind() == Kind::Envoy {
-            settled.with_context(|| read())?;
+            settled.with_context(read)?;
         }
         if case.requests.iter().any(|request| request.repeat.is_some()) {
             return Ok(Vec::new());
@@ -324,7 +388,11 @@ impl Run {
         }
         let read = async || -> Result<BTreeMap<String, Option<u64>>> {
             let all = self.proxy.stats().await?;
-            Ok(case.stats.iter().map(|name| (name.clone(), all.get(name).copied())).collect())
+            Ok(case
+                .stats
+                .iter()
+                .map(|name| (name.clone(), all.get(name).copied()))
+                .collect())
         };
         let mut previous = None;
         let settled = wait::until("the stats", Duration::from_secs(2), async || {
@@ -352,7 +420,9 @@ impl Run {
             let reply = self.proxy.admin_get(&check.path).await?;
             admin_view(check, &reply, &self.normaliser)
         };
-        let Some(expected) = expected else { return read().await };
+        let Some(expected) = expected else {
+            return read().await;
+        };
         let settled = wait::until(&check.path, Duration::from_secs(1), async || {
             let now = read().await?;
             ensure!(now == *expected, "not yet as on envoy");
@@ -378,7 +448,11 @@ async fn send_fresh(
 }
 
 fn message(request: &Request) -> Result<client::Request> {
-    let path = request.get.as_deref().or(request.path.as_deref()).unwrap_or("/");
+    let path = request
+        .get
+        .as_deref()
+        .or(request.path.as_deref())
+        .unwrap_or("/");
     let mut message = client::Request::new(request.method.as_deref().unwrap_or("GET"), path);
     if let Some(host) = &request.host {
         message.authority.clone_from(host);
@@ -389,7 +463,9 @@ fn message(request: &Request) -> Result<client::Request> {
             one => std::slice::from_ref(one),
         };
         for value in values {
-            let value = value.as_str().with_context(|| format!("header {name} is no text"))?;
+            let value = value
+                .as_str()
+                .with_context(|| format!("header {name} is no text"))?;
             message = message.header(name, value);
         }
     }
@@ -411,7 +487,10 @@ fn message(request: &Request) -> Result<client::Request> {
 fn admin_view(check: &AdminCheck, reply: &Response, normaliser: &Normaliser) -> Result<Value> {
     let mut view = serde_json::Map::new();
     view.insert("status".to_owned(), reply.status.into());
-    view.insert("content-type".to_owned(), reply.header("content-type").into());
+    view.insert(
+        "content-type".to_owned(),
+        reply.header("content-type").into(),
+    );
     let text = normaliser.text(&reply.text());
     if check.body {
         view.insert("body".to_owned(), text.clone().into());
@@ -440,7 +519,10 @@ fn admin_view(check: &AdminCheck, reply: &Response, normaliser: &Normaliser) -> 
         let mut keys: Vec<&String> = objects.flat_map(|object| object.keys()).collect();
         keys.sort();
         keys.dedup();
-        view.insert(format!("keys of {pointer}"), keys.iter().map(|key| key.as_str()).collect());
+        view.insert(
+            format!("keys of {pointer}"),
+            keys.iter().map(|key| key.as_str()).collect(),
+        );
     }
     Ok(view.into())
 }
@@ -463,7 +545,10 @@ fn select<'a>(value: &'a Value, pointer: &str, found: &mut Vec<&'a Value>) {
             fields.values().for_each(|item| select(item, rest, found));
         }
         Value::Array(items) => {
-            let item = step.parse::<usize>().ok().and_then(|index| items.get(index));
+            let item = step
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| items.get(index));
             item.into_iter().for_each(|item| select(item, rest, found));
         }
         // `~1` stands for a slash, as in every JSON pointer.

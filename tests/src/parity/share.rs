@@ -17,10 +17,14 @@ pub(super) fn same(left: &Chosen, right: &Chosen) -> bool {
     let total = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>() as f64;
     let (left_total, right_total) = (total(&left.counts), total(&right.counts));
     let names: BTreeSet<&String> = left.counts.keys().chain(right.counts.keys()).collect();
-    let count = |counts: &BTreeMap<String, usize>, name: &str| counts.get(name).copied().unwrap_or(0);
+    let count =
+        |counts: &BTreeMap<String, usize>, name: &str| counts.get(name).copied().unwrap_or(0);
     let mut statistic = 0.0;
     for name in &names {
-        let (l, r) = (count(&left.counts, name) as f64, count(&right.counts, name) as f64);
+        let (l, r) = (
+            count(&left.counts, name) as f64,
+            count(&right.counts, name) as f64,
+        );
         let pooled = (l + r) / (left_total + right_total);
         statistic += (l - left_total * pooled).powi(2) / (left_total * pooled);
         statistic += (r - right_total * pooled).powi(2) / (right_total * pooled);
@@ -40,8 +44,16 @@ pub(super) fn fits(chosen: &Chosen, share: &BTreeMap<String, f64>) -> Result<()>
         let known = share.get(name).is_some_and(|share| *share > 0.0);
         ensure!(known, "{name} was chosen {count} times and should never be");
     }
-    let limit = if chosen.exact { 1e-9 } else { critical(share.len().saturating_sub(1)) };
-    ensure!(statistic <= limit, "{:?} does not fit {share:?}", chosen.counts);
+    let limit = if chosen.exact {
+        1e-9
+    } else {
+        critical(share.len().saturating_sub(1))
+    };
+    ensure!(
+        statistic <= limit,
+        "{:?} does not fit {share:?}",
+        chosen.counts
+    );
     Ok(())
 }
 
@@ -57,14 +69,26 @@ mod tests {
     use super::*;
 
     fn chosen(counts: &[(&str, usize)]) -> Chosen {
-        let counts = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-        Chosen { counts, exact: false }
+        let counts = counts
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect();
+        Chosen {
+            counts,
+            exact: false,
+        }
     }
 
     #[test]
     fn a_likely_draw_is_the_same_and_an_unlikely_one_is_not() {
-        assert!(same(&chosen(&[("a", 90), ("b", 10)]), &chosen(&[("a", 84), ("b", 16)])));
-        assert!(!same(&chosen(&[("a", 900), ("b", 100)]), &chosen(&[("a", 500), ("b", 500)])));
+        assert!(same(
+            &chosen(&[("a", 90), ("b", 10)]),
+            &chosen(&[("a", 84), ("b", 16)])
+        ));
+        assert!(!same(
+            &chosen(&[("a", 900), ("b", 100)]),
+            &chosen(&[("a", 500), ("b", 500)])
+        ));
     }
 
     #[test]

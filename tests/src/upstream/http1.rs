@@ -24,7 +24,9 @@ type Body = BoxBody<Bytes, anyhow::Error>;
 pub(super) async fn serve(stream: TcpStream, state: Arc<State>, ordinal: usize) {
     let service = service_fn(|request| answer(request, &state, ordinal));
     // Scripted resets and clients that leave end the connection with an error: nothing to tell.
-    _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 async fn answer(
@@ -33,7 +35,10 @@ async fn answer(
     ordinal: usize,
 ) -> Result<http::Response<Body>> {
     let (head, mut body) = request.into_parts();
-    let script = state.fixed.clone().unwrap_or_else(|| Script::of(&head.headers));
+    let script = state
+        .fixed
+        .clone()
+        .unwrap_or_else(|| Script::of(&head.headers));
     let mut received = received(&head, &state.identity, ordinal);
     let place = state.record(received.clone());
     if !script.early {
@@ -67,9 +72,16 @@ fn response_body(script: &Script, received: &Received) -> Result<Body> {
         return Ok(whole.map_err(|error: Infallible| match error {}).boxed());
     }
     let count = frames.len();
-    let kept = if script.reset == Some(Reset::MidBody) { count.div_ceil(2) } else { count };
-    let mut items: Vec<Result<Frame<Bytes>>> =
-        frames.into_iter().take(kept).map(|data| Ok(Frame::data(data))).collect();
+    let kept = if script.reset == Some(Reset::MidBody) {
+        count.div_ceil(2)
+    } else {
+        count
+    };
+    let mut items: Vec<Result<Frame<Bytes>>> = frames
+        .into_iter()
+        .take(kept)
+        .map(|data| Ok(Frame::data(data)))
+        .collect();
     if script.reset == Some(Reset::MidBody) {
         items.push(Err(anyhow::anyhow!("scripted")));
     } else if !script.trailers.is_empty() {
@@ -86,7 +98,10 @@ fn response_body(script: &Script, received: &Received) -> Result<Body> {
 
 fn received(head: &http::request::Parts, identity: &str, ordinal: usize) -> Received {
     let header = |name| {
-        let value = head.headers.get(name).map(|value: &http::HeaderValue| value.as_bytes());
+        let value = head
+            .headers
+            .get(name)
+            .map(|value: &http::HeaderValue| value.as_bytes());
         String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
     };
     let mut headers = pairs(&head.headers);

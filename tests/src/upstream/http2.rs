@@ -37,7 +37,10 @@ async fn answer(
     ordinal: usize,
 ) -> Result<()> {
     let (head, mut body) = request.into_parts();
-    let script = state.fixed.clone().unwrap_or_else(|| Script::of(&head.headers));
+    let script = state
+        .fixed
+        .clone()
+        .unwrap_or_else(|| Script::of(&head.headers));
     let mut received = received(&head, &state.identity, ordinal);
     let place = state.record(received.clone());
     if !script.early {
@@ -48,13 +51,24 @@ async fn answer(
             data.extend_from_slice(&frame);
         }
         received.body = summary(&data);
-        received.trailers = body.trailers().await?.as_ref().map(pairs).unwrap_or_default();
+        received.trailers = body
+            .trailers()
+            .await?
+            .as_ref()
+            .map(pairs)
+            .unwrap_or_default();
         state.complete(place, &received);
     }
     tokio::time::sleep(Duration::from_millis(script.delay_ms)).await;
     match script.reset {
-        Some(Reset::BeforeHeaders) => return Ok(respond.send_reset(Reason::INTERNAL_ERROR)),
-        Some(Reset::Refused) => return Ok(respond.send_reset(Reason::REFUSED_STREAM)),
+        Some(Reset::BeforeHeaders) => {
+            respond.send_reset(Reason::INTERNAL_ERROR);
+            return Ok(());
+        }
+        Some(Reset::Refused) => {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return Ok(());
+        }
         Some(Reset::MidBody) | None => {}
     }
     let mut response = http::Response::new(());
@@ -101,8 +115,16 @@ fn received(head: &http::request::Parts, identity: &str, ordinal: usize) -> Rece
         upstream: identity.to_owned(),
         protocol: "HTTP/2".to_owned(),
         method: head.method.to_string(),
-        authority: head.uri.authority().map(ToString::to_string).unwrap_or_default(),
-        path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        authority: head
+            .uri
+            .authority()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        path: head
+            .uri
+            .path_and_query()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         headers,
         connection: ordinal,
         ..Received::default()

@@ -85,7 +85,11 @@ impl Upstream {
             fixed,
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&state)));
-        Ok(Self { address, state, task })
+        Ok(Self {
+            address,
+            state,
+            task,
+        })
     }
 
     /// Where it listens.
@@ -224,7 +228,10 @@ impl Refused {
     pub fn reserve() -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind("127.0.0.1:0".parse()?)?;
-        Ok(Self { address: socket.local_addr()?, _socket: socket })
+        Ok(Self {
+            address: socket.local_addr()?,
+            _socket: socket,
+        })
     }
 
     /// The address that refuses connections.
@@ -254,7 +261,11 @@ impl Silent {
         {
             queue.push(stream?);
         }
-        Ok(Self { address, _socket: socket, _queue: queue })
+        Ok(Self {
+            address,
+            _socket: socket,
+            _queue: queue,
+        })
     }
 
     /// Where it does not answer.

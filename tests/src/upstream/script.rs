@@ -48,7 +48,9 @@ pub enum Reset {
 impl Script {
     /// The script that a request carries, if it does.
     pub(super) fn of(headers: &http::HeaderMap) -> Self {
-        let Some(value) = headers.get(SCRIPT) else { return Self::default() };
+        let Some(value) = headers.get(SCRIPT) else {
+            return Self::default();
+        };
         serde_json::from_slice(value.as_bytes()).unwrap_or_else(|error| Self {
             status: Some(599),
             body: Some(format!("bad {SCRIPT}: {error}")),

