@@ -1,1 +1,4 @@
 //! Process plumbing that two binaries use.
+
+pub mod log;
+pub mod signal;

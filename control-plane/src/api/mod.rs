@@ -1,3 +1,5 @@
 //! The HTTP APIs of the control plane.
 
+pub mod health;
 pub mod jaeger;
+pub mod mesh;

@@ -1,0 +1,153 @@
+//! One connected proxy: what it is to have and what it has.
+
+use std::{sync::Arc, time::SystemTime};
+
+use outrigger_mesh::scope::Node;
+use outrigger_xds::server::{Resources, Snapshot, TypeState, grpc::StreamInfo};
+use tokio::sync::watch;
+
+use super::cache::{Generation, Key};
+
+/// A stream and its account.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) info: StreamInfo,
+    pub(super) node: Node,
+    key: Key,
+    listeners: Arc<Resources>,
+    sender: watch::Sender<Option<Arc<Snapshot>>>,
+    /// What it is to have; none before the first model.
+    pub(super) target: Option<Arc<Snapshot>>,
+    /// Whether it has said that it has all of `target` that it asked for.
+    pub(super) in_sync: bool,
+    /// The last version of the model that it has completely.
+    pub(super) version: u64,
+    /// When it said so.
+    pub(super) synced_at: Option<SystemTime>,
+    /// Per type.
+    pub(super) types: Vec<TypeState>,
+}
+
+/// What a new version means for a proxy.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It has everything already.
+    Nothing,
+    /// It has to take something.
+    Wait,
+    /// It refused the very same before, for this reason.
+    Refused(String),
+}
+
+/// What an observation told that was not known before.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Responses taken.
+    pub(super) acks: u64,
+    /// Responses refused, each with type and reason.
+    pub(super) rejected: Vec<String>,
+}
+
+impl Entry {
+    pub(super) fn new(
+        info: StreamInfo,
+        node: Node,
+        generation: &Generation,
+    ) -> (Self, watch::Receiver<Option<Arc<Snapshot>>>) {
+        let (sender, receiver) = watch::channel(None);
+        let key = (node.scope(), node.metadata.inbound.clone());
+        let listeners = generation.listeners(&node);
+        let mut entry = Self {
+            info,
+            node,
+            key,
+            listeners,
+            sender,
+            target: None,
+            in_sync: false,
+            version: 0,
+            synced_at: None,
+            types: Vec::new(),
+        };
+        if generation.model().version > 0 {
+            entry.retarget(generation);
+        }
+        (entry, receiver)
+    }
+
+    /// What its snapshots are made from.
+    pub(super) fn cache_key(&self) -> (Key, Node) {
+        (self.key.clone(), self.node.clone())
+    }
+
+    /// Gives it what `generation` has for it.
+    pub(super) fn retarget(&mut self, generation: &Generation) -> Turn {
+        let next = generation.snapshot(&self.key, &self.node, &self.listeners);
+        if self.target.as_deref().is_some_and(|target| is_same(target, &next)) {
+            if self.in_sync {
+                self.version = generation.model().version;
+                return Turn::Nothing;
+            }
+            return self.rejection().map_or(Turn::Wait, Turn::Refused);
+        }
+        self.in_sync = false;
+        self.target = Some(Arc::clone(&next));
+        self.sender.send_replace(Some(next));
+        Turn::Wait
+    }
+
+    /// What it refuses at present.
+    pub(super) fn rejection(&self) -> Option<String> {
+        self.types.iter().find_map(|state| {
+            let nack = state.nack.as_ref()?;
+            Some(format!("{}: {}", super::short_type(&state.type_url), nack.message))
+        })
+    }
+
+    /// Takes in the state of its stream, as of being served from `snapshot`.
+    pub(super) fn observe(
+        &mut self,
+        snapshot: Option<&Arc<Snapshot>>,
+        types: Vec<TypeState>,
+        version: u64,
+        now: SystemTime,
+    ) -> News {
+        let mut news = News::default();
+        for state in &types {
+            let before = self.types.iter().find(|before| before.type_url == state.type_url);
+            if state.acked_at != before.and_then(|before| before.acked_at) {
+                news.acks += 1;
+            }
+            let nonce = |state: &TypeState| state.nack.as_ref().map(|nack| nack.nonce.clone());
+            if let Some(nack) = &state.nack
+                && nonce(state) != before.and_then(nonce)
+            {
+                let kind = super::short_type(&state.type_url);
+                news.rejected.push(format!("{kind}: {}", nack.message));
+            }
+        }
+        // A stream that has not yet seen the latest snapshot speaks of an older one.
+        let is_current = match (snapshot, &self.target) {
+            (Some(snapshot), Some(target)) => Arc::ptr_eq(snapshot, target),
+            _ => false,
+        };
+        let in_sync = is_current && !types.is_empty() && types.iter().all(|state| state.in_sync);
+        if in_sync && (!self.in_sync || self.version != version) {
+            self.version = version;
+            self.synced_at = Some(now);
+        }
+        if is_current {
+            self.in_sync = in_sync;
+        }
+        self.types = types;
+        news
+    }
+}
+
+/// Whether both are made of the same parts.
+fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
+    one.types().count() == other.types().count()
+        && one.types().zip(other.types()).all(|((a, one), (b, other))| {
+            a == b && Arc::ptr_eq(one, other)
+        })
+}

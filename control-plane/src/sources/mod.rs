@@ -1,0 +1,5 @@
+//! Where the mesh model comes from. A source knows how to watch and to read; what the objects mean
+//! is `outrigger-mesh`'s business.
+
+pub mod collect;
+pub mod files;
