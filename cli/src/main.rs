@@ -1,3 +1,65 @@
 //! The command line of the Outrigger service mesh.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
-fn main() {}
+// A command line prints.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line")]
+
+mod commands;
+mod demo;
+mod http_client;
+mod sample;
+mod waterfall;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A service mesh: canary releases, resilience and traces without touching applications.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a whole mesh with its traces on this machine, changed under load
+    Demo(demo::Args),
+    /// Run the control plane
+    ControlPlane(outrigger_control_plane::Args),
+    /// List traces, or draw one as a waterfall
+    Traces(commands::traces::Args),
+    /// A small HTTP service for the demo
+    #[command(hide = true)]
+    SampleService(sample::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Demo(args) => demo::run(args).await,
+            Command::ControlPlane(args) => {
+                outrigger_control_plane::run(args).await.map(|()| ExitCode::SUCCESS)
+            }
+            Command::Traces(args) => commands::traces::run(args).await,
+            Command::SampleService(args) => sample::run(args).await,
+        }
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

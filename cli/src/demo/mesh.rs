@@ -1,0 +1,512 @@
+//! The demo's mesh: its processes, its files, and what can be asked of it.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, bail};
+
+use super::{
+    process::Process,
+    report::{Edit, Latency, Traces},
+    topology::{self, Workload},
+    view::View,
+};
+use crate::http_client::{get_json, get_text};
+
+/// How long anything may take to start, to be acknowledged or to heal.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at something that is waited for.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long a replaced instance serves on after the last proxy knows the new one: requests that were on
+/// their way to it end.
+const LAME_DUCK: Duration = Duration::from_millis(500);
+/// Traces read to count them and to find an example.
+const TRACE_LIMIT: usize = 1500;
+
+/// How many proxies run under the newest configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sync {
+    /// Connected proxies.
+    pub(crate) proxies: usize,
+    /// Those that have acknowledged everything.
+    pub(crate) in_sync: usize,
+}
+
+/// A workload with its two processes.
+#[derive(Debug)]
+struct Member {
+    workload: Workload,
+    app: Process,
+    sidecar: Process,
+}
+
+/// Everything that runs.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    directory: PathBuf,
+    programs: Programs,
+    ports: Ports,
+    control_plane: Option<Process>,
+    members: Vec<Member>,
+}
+
+#[derive(Clone, Debug)]
+struct Programs {
+    outrigger: PathBuf,
+    proxy: PathBuf,
+}
+
+/// Where the control plane listens; the same after its restart.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    xds: SocketAddr,
+    metrics: SocketAddr,
+    api: SocketAddr,
+    otlp_grpc: SocketAddr,
+    otlp_http: SocketAddr,
+    jaeger: SocketAddr,
+}
+
+impl Programs {
+    fn find() -> anyhow::Result<Self> {
+        let outrigger = std::env::current_exe().context("can't find this program's file")?;
+        let beside = outrigger.with_file_name("outrigger-proxy");
+        if !beside.is_file() {
+            bail!(
+                "{} is missing; build it with `cargo build --package outrigger-proxy`",
+                beside.display()
+            );
+        }
+        Ok(Self { outrigger, proxy: beside })
+    }
+}
+
+impl Mesh {
+    /// Starts everything and waits until each proxy has its configuration.
+    pub(crate) async fn start(
+        directory: &Path,
+        canary: u32,
+        api_port: u16,
+        view: &mut View,
+    ) -> anyhow::Result<Self> {
+        let programs = Programs::find()?;
+        let [xds, metrics, mut api, otlp_grpc, otlp_http, jaeger] = topology::free_addresses()?;
+        if api_port != 0 {
+            api.set_port(api_port);
+        }
+        let ports = Ports { xds, metrics, api, otlp_grpc, otlp_http, jaeger };
+        let workloads = topology::workloads()?;
+        let config = directory.join("mesh");
+        std::fs::create_dir_all(&config)?;
+        topology::write_services(&config)?;
+        topology::write_addresses(&config, &workloads.iter().collect::<Vec<_>>())?;
+        topology::write_route(&config, [100 - canary, canary])?;
+        let mut mesh = Self {
+            directory: directory.to_path_buf(),
+            programs,
+            ports,
+            control_plane: None,
+            members: Vec::new(),
+        };
+        view.scene("starting the control plane, five sample services and a sidecar for each");
+        mesh.start_control_plane().await?;
+        // Half of the proxies speak the incremental form, half the state of the world.
+        for (index, workload) in workloads.into_iter().enumerate() {
+            let member = mesh.start_member(workload, index % 2 == 0)?;
+            mesh.members.push(member);
+        }
+        mesh.wait_ready().await?;
+        mesh.wait_sync().await?;
+        view.note(&format!("mesh files in {}; edit them and watch", config.display()));
+        view.note(&format!("control plane's API on http://{}/api/v1/status", ports.api));
+        view.note(&format!("Jaeger's query API on http://{}/api/services", ports.jaeger));
+        Ok(mesh)
+    }
+
+    /// Where load goes: the entry workload's sidecar.
+    pub(crate) fn entry(&self) -> anyhow::Result<SocketAddr> {
+        self.members
+            .iter()
+            .find(|member| member.workload.endpoint_of == topology::ENTRY)
+            .map(|member| member.workload.inbound)
+            .context("the mesh has no entry")
+    }
+
+    async fn start_control_plane(&mut self) -> anyhow::Result<()> {
+        let ports = &self.ports;
+        let args = vec![
+            "control-plane".to_owned(),
+            format!("--config-dir={}", self.directory.join("mesh").display()),
+            format!("--data-dir={}", self.directory.join("data").display()),
+            format!("--xds-port={}", ports.xds.port()),
+            format!("--metrics-port={}", ports.metrics.port()),
+            format!("--api-port={}", ports.api.port()),
+            format!("--otlp-grpc-port={}", ports.otlp_grpc.port()),
+            format!("--otlp-http-port={}", ports.otlp_http.port()),
+            format!("--jaeger-port={}", ports.jaeger.port()),
+        ];
+        let process = Process::start(
+            "control-plane",
+            &self.programs.outrigger,
+            &args,
+            &[],
+            &self.directory,
+        )?;
+        self.control_plane = Some(process);
+        let url = format!("http://{}/ready", self.ports.metrics);
+        let deadline = Instant::now() + PATIENCE;
+        while get_text(&url).await.is_err() {
+            if let Some(process) = &mut self.control_plane {
+                process.check()?;
+            }
+            pause(deadline, "the control plane did not become ready").await?;
+        }
+        Ok(())
+    }
+
+    fn start_member(&self, workload: Workload, delta: bool) -> anyhow::Result<Member> {
+        let sidecar = workload.sidecar(self.ports.xds, self.ports.otlp_grpc, delta);
+        let file = self.directory.join(format!("{}.bootstrap.yaml", workload.name));
+        std::fs::write(&file, sidecar.to_yaml())
+            .with_context(|| format!("can't write {}", file.display()))?;
+        let app = Process::start(
+            &workload.name,
+            &self.programs.outrigger,
+            &workload.app_args(),
+            &[("http_proxy", workload.outbound.to_string())],
+            &self.directory,
+        )?;
+        let sidecar = Process::start(
+            &format!("{}-sidecar", workload.name),
+            &self.programs.proxy,
+            &[
+                "-c".to_owned(),
+                file.display().to_string(),
+                "--concurrency".to_owned(),
+                "1".to_owned(),
+                "--drain-time-s".to_owned(),
+                "2".to_owned(),
+            ],
+            &[],
+            &self.directory,
+        )?;
+        Ok(Member { workload, app, sidecar })
+    }
+
+    /// Every sidecar says that it is ready and every application takes connections.
+    async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        for index in 0..self.members.len() {
+            let Some(member) = self.members.get(index) else { break };
+            let workload = member.workload.clone();
+            let ready = format!("http://{}/ready", workload.admin);
+            while get_text(&ready).await.is_err()
+                || tokio::net::TcpStream::connect(workload.app).await.is_err()
+                || tokio::net::TcpStream::connect(workload.inbound).await.is_err()
+            {
+                self.check()?;
+                let Some(member) = self.members.get(index) else { break };
+                let words = format!(
+                    "{} did not become ready; its sidecar says:\n{}",
+                    workload.name,
+                    member.sidecar.last_words()
+                );
+                pause(deadline, &words).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when a process has ended that should run.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        if let Some(process) = &mut self.control_plane {
+            process.check()?;
+        }
+        for member in &mut self.members {
+            member.app.check()?;
+            member.sidecar.check()?;
+        }
+        Ok(())
+    }
+
+    /// How many proxies are in sync.
+    pub(crate) async fn sync(&self) -> anyhow::Result<Sync> {
+        let status = get_json(&format!("http://{}/api/v1/status", self.ports.api)).await?;
+        let proxies = status
+            .get("proxies")
+            .and_then(serde_json::Value::as_array)
+            .context("/api/v1/status has no proxies")?;
+        let in_sync = proxies
+            .iter()
+            .filter(|proxy| proxy.get("in_sync") == Some(&serde_json::Value::Bool(true)))
+            .count();
+        Ok(Sync { proxies: proxies.len(), in_sync })
+    }
+
+    async fn wait_sync(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let sync = self.sync().await;
+            if let Ok(sync) = sync
+                && sync.in_sync == self.members.len()
+                && sync.proxies == self.members.len()
+            {
+                return Ok(());
+            }
+            pause(deadline, &format!("not all proxies came in sync: {sync:?}")).await?;
+        }
+    }
+
+    /// Writes the route's weights and waits until every proxy has acknowledged them.
+    pub(crate) async fn edit_route(&mut self, weights: [u32; 2]) -> anyhow::Result<Edit> {
+        let before = self.newest_change().await?.version;
+        let edited = SystemTime::now();
+        topology::write_route(&self.directory.join("mesh"), weights)?;
+        let change = self.wait_change(before).await?;
+        let ack_ms = change
+            .complete_at
+            .and_then(|at| at.duration_since(edited).ok())
+            .context("the control plane did not say when the change was complete")?
+            .as_secs_f64()
+            * 1000.0;
+        Ok(Edit {
+            weights: format!("{}/{}", weights[0], weights[1]),
+            acked_by: change.acked,
+            proxies: change.proxies,
+            ack_ms,
+        })
+    }
+
+    async fn wait_change(&self, before: u64) -> anyhow::Result<Change> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let change = self.newest_change().await?;
+            if change.version > before && change.complete_at.is_some() {
+                return Ok(change);
+            }
+            pause(deadline, &format!("the edit was not acknowledged by all: {change:?}")).await?;
+        }
+    }
+
+    async fn newest_change(&self) -> anyhow::Result<Change> {
+        let answer = get_json(&format!("http://{}/api/v1/changes", self.ports.api)).await?;
+        Change::newest(&answer)
+    }
+
+    /// kill -9, then a new one with the same ports and data; ends when all proxies are in sync.
+    pub(crate) async fn restart_control_plane(&mut self) -> anyhow::Result<()> {
+        if let Some(process) = self.control_plane.take() {
+            process.kill().await;
+        }
+        self.start_control_plane().await?;
+        self.wait_sync().await
+    }
+
+    /// Starts a second instance of a workload, moves its service's address there, and stops the first
+    /// when no proxy sends to it any more.
+    pub(crate) async fn roll(&mut self) -> anyhow::Result<()> {
+        let position = self
+            .members
+            .iter()
+            .position(|member| member.workload.name == topology::ROLLED)
+            .context("the workload to replace is missing")?;
+        let next = topology::replacement(&self.members[position].workload)?;
+        let member = self.start_member(next, true)?;
+        self.members.push(member);
+        self.wait_ready().await?;
+        self.wait_sync().await?;
+        let before = self.newest_change().await?.version;
+        let old = self.members.remove(position);
+        let workloads = self.members.iter().map(|member| &member.workload).collect::<Vec<_>>();
+        topology::write_addresses(&self.directory.join("mesh"), &workloads)?;
+        self.wait_change(before).await?;
+        tokio::time::sleep(LAME_DUCK).await;
+        old.sidecar.stop().await;
+        old.app.stop().await;
+        self.wait_sync().await
+    }
+
+    /// Medians and 99th percentiles of what each sidecar measured towards each cluster.
+    pub(crate) async fn hop_latencies(&self) -> BTreeMap<String, Latency> {
+        let mut hops = BTreeMap::new();
+        for member in &self.members {
+            let url =
+                format!("http://{}/stats?filter=upstream_rq_time&usedonly", member.workload.admin);
+            let Ok(text) = get_text(&url).await else { continue };
+            for (cluster, latency) in histograms(&text) {
+                let Some(callee) = callee(&cluster) else { continue };
+                hops.insert(format!("{} → {callee}", member.workload.name), latency);
+            }
+        }
+        hops
+    }
+
+    /// What the trace store has, and one trace through all hops. Spans of the last requests may still
+    /// be on their way.
+    pub(crate) async fn traces(&self) -> anyhow::Result<Traces> {
+        let url = format!(
+            "http://{}/api/traces?service={}&limit={TRACE_LIMIT}",
+            self.ports.jaeger,
+            topology::ENTRY
+        );
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = get_json(&url).await?;
+            let traces = answer
+                .get("data")
+                .and_then(serde_json::Value::as_array)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
+            let fullest = traces.iter().max_by_key(|trace| spans(trace));
+            if let Some(trace) = fullest
+                && services(trace).len() >= 4
+            {
+                return Ok(Traces {
+                    stored: u64::try_from(traces.len()).unwrap_or(u64::MAX),
+                    example_id: trace
+                        .get("traceID")
+                        .and_then(serde_json::Value::as_str)
+                        .unwrap_or_default()
+                        .to_owned(),
+                    example_spans: spans(trace),
+                    services: services(trace),
+                });
+            }
+            pause(deadline, "no trace with all services was stored").await?;
+        }
+    }
+
+    /// One trace as a picture.
+    pub(crate) async fn waterfall(&self, id: &str) -> anyhow::Result<String> {
+        let url = format!("http://{}", self.ports.jaeger);
+        crate::commands::traces::draw(&url, id).await
+    }
+
+    /// Stops everything, sidecars before their applications.
+    pub(crate) async fn stop(self) {
+        let mut stopping = tokio::task::JoinSet::new();
+        for member in self.members {
+            stopping.spawn(async move {
+                member.sidecar.stop().await;
+                member.app.stop().await;
+            });
+        }
+        while stopping.join_next().await.is_some() {}
+        if let Some(process) = self.control_plane {
+            process.stop().await;
+        }
+    }
+}
+
+/// One entry of `/api/v1/changes`.
+#[derive(Clone, Debug)]
+struct Change {
+    version: u64,
+    acked: usize,
+    proxies: usize,
+    complete_at: Option<SystemTime>,
+}
+
+impl Change {
+    fn newest(answer: &serde_json::Value) -> anyhow::Result<Self> {
+        let changes = answer
+            .get("changes")
+            .and_then(serde_json::Value::as_array)
+            .context("/api/v1/changes has no changes")?;
+        let number = |change: &serde_json::Value, field: &str| {
+            change.get(field).and_then(serde_json::Value::as_u64).unwrap_or(0)
+        };
+        let newest = changes
+            .iter()
+            .max_by_key(|change| number(change, "version"))
+            .context("/api/v1/changes is empty")?;
+        let count = |field| usize::try_from(number(newest, field)).unwrap_or(usize::MAX);
+        Ok(Self {
+            version: number(newest, "version"),
+            acked: count("acked"),
+            proxies: count("proxies"),
+            complete_at: newest
+                .get("complete_at_ms")
+                .and_then(serde_json::Value::as_f64)
+                .and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok())
+                .map(|since| SystemTime::UNIX_EPOCH + since),
+        })
+    }
+}
+
+/// Waits a moment, or fails when the time is over.
+async fn pause(deadline: Instant, complaint: &str) -> anyhow::Result<()> {
+    if Instant::now() > deadline {
+        bail!("{complaint}");
+    }
+    tokio::time::sleep(LOOK).await;
+    Ok(())
+}
+
+fn spans(trace: &serde_json::Value) -> usize {
+    trace.get("spans").and_then(serde_json::Value::as_array).map_or(0, Vec::len)
+}
+
+fn services(trace: &serde_json::Value) -> Vec<String> {
+    let mut names = trace
+        .get("processes")
+        .and_then(serde_json::Value::as_object)
+        .into_iter()
+        .flat_map(|processes| processes.values())
+        .filter_map(|process| process.get("serviceName")?.as_str())
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// `cluster.NAME.upstream_rq_time: P0(nan,1) … P50(nan,2.05) …`: the second value is since the start.
+fn histograms(text: &str) -> Vec<(String, Latency)> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, values) = line.split_once(": ")?;
+            let cluster = name.strip_prefix("cluster.")?.strip_suffix(".upstream_rq_time")?;
+            let quantile = |mark: &str| {
+                let word = values.split_whitespace().find(|word| word.starts_with(mark))?;
+                word.trim_end_matches(')').rsplit_once(',')?.1.parse::<f64>().ok()
+            };
+            let latency = Latency { p50: quantile("P50(")?, p99: quantile("P99(")? };
+            Some((cluster.to_owned(), latency))
+        })
+        .collect()
+}
+
+/// `outbound|80||reviews-v1.shop.svc.cluster.local` is a hop to `reviews-v1`; `inbound|…` to the
+/// application; others are not hops of requests.
+fn callee(cluster: &str) -> Option<String> {
+    if cluster.starts_with("inbound|") {
+        return Some("application".to_owned());
+    }
+    let host = cluster.strip_prefix("outbound|")?.rsplit('|').next()?;
+    host.split('.').next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histogram_lines_are_read() {
+        let text = "cluster.outbound|80||reviews-v1.shop.svc.cluster.local.upstream_rq_time: P0(nan,1) P25(nan,1.02) P50(nan,2.05) P75(nan,3) P90(nan,4) P95(nan,5) P99(nan,9.5) P99.5(nan,9.7) P99.9(nan,9.9) P100(nan,10)\ncluster.x.upstream_rq_time: No recorded values\n";
+        let found = histograms(text);
+        assert_eq!(found.len(), 1);
+        assert_eq!(callee(&found[0].0).as_deref(), Some("reviews-v1"));
+        assert_eq!((found[0].1.p50, found[0].1.p99), (2.05, 9.5));
+    }
+
+    #[test]
+    fn inbound_clusters_are_hops_to_the_application() {
+        assert_eq!(callee("inbound|8080||").as_deref(), Some("application"));
+        assert_eq!(callee("outrigger-xds"), None);
+    }
+}

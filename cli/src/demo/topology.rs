@@ -1,0 +1,200 @@
+//! What the demo's mesh is made of, and the files that describe it to the control plane.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+};
+
+use anyhow::Context as _;
+use outrigger_mesh::{
+    bootstrap::{OTLP_CLUSTER, Sidecar},
+    scope::{Inbound, InboundProtocol, NodeMetadata, Tracing},
+};
+
+/// Where all demo services live.
+pub(crate) const NAMESPACE: &str = "shop";
+/// The service that load is put on.
+pub(crate) const ENTRY: &str = "storefront";
+/// The service whose versions share its traffic.
+pub(crate) const SPLIT: &str = "reviews";
+/// The workload that is replaced while it serves.
+pub(crate) const ROLLED: &str = "details-v1";
+
+/// One workload: a sample service with its sidecar.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    /// Unique, such as `reviews-v1`.
+    pub(crate) name: String,
+    /// What it calls itself.
+    pub(crate) service: &'static str,
+    /// Its version.
+    pub(crate) version: &'static str,
+    /// The Service whose endpoint it is.
+    pub(crate) endpoint_of: &'static str,
+    /// What it calls.
+    pub(crate) calls: &'static [&'static str],
+    /// One of how many requests is slow.
+    pub(crate) slow_every: u64,
+    /// Where the application listens.
+    pub(crate) app: SocketAddr,
+    /// Where its sidecar takes requests for it.
+    pub(crate) inbound: SocketAddr,
+    /// Where its sidecar takes its calls.
+    pub(crate) outbound: SocketAddr,
+    /// Its sidecar's admin endpoint.
+    pub(crate) admin: SocketAddr,
+}
+
+/// The five workloads at the start.
+pub(crate) fn workloads() -> anyhow::Result<Vec<Workload>> {
+    Ok(vec![
+        workload(ENTRY, "storefront", "v1", "storefront", &["reviews", "details"], 0)?,
+        workload("reviews-v1", "reviews", "v1", "reviews-v1", &[], 0)?,
+        workload("reviews-v2", "reviews", "v2", "reviews-v2", &["ratings"], 0)?,
+        workload(ROLLED, "details", "v1", "details", &[], 0)?,
+        workload("ratings-v1", "ratings", "v1", "ratings", &[], 20)?,
+    ])
+}
+
+/// A replacement for a workload, beside it.
+pub(crate) fn replacement(of: &Workload) -> anyhow::Result<Workload> {
+    workload(
+        &format!("{}-next", of.name),
+        of.service,
+        of.version,
+        of.endpoint_of,
+        of.calls,
+        of.slow_every,
+    )
+}
+
+fn workload(
+    name: &str,
+    service: &'static str,
+    version: &'static str,
+    endpoint_of: &'static str,
+    calls: &'static [&'static str],
+    slow_every: u64,
+) -> anyhow::Result<Workload> {
+    let [app, inbound, outbound, admin] = free_addresses()?;
+    Ok(Workload {
+        name: name.to_owned(),
+        service,
+        version,
+        endpoint_of,
+        calls,
+        slow_every,
+        app,
+        inbound,
+        outbound,
+        admin,
+    })
+}
+
+/// Loopback addresses whose ports were free a moment ago. All are held until all are known, so that
+/// none is given out twice.
+pub(crate) fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    let mut held = Vec::with_capacity(N);
+    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
+    for address in &mut addresses {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on loopback")?;
+        *address = listener.local_addr()?;
+        held.push(listener);
+    }
+    Ok(addresses)
+}
+
+impl Workload {
+    /// What its sidecar starts with.
+    pub(crate) fn sidecar(&self, xds: SocketAddr, otlp: SocketAddr, delta: bool) -> Sidecar {
+        Sidecar {
+            id: format!("sidecar~{NAMESPACE}~{}", self.name),
+            cluster: self.service.to_owned(),
+            metadata: NodeMetadata {
+                namespace: NAMESPACE.to_owned(),
+                workload: self.name.clone(),
+                service: self.service.to_owned(),
+                version: self.version.to_owned(),
+                outbound: Some(self.outbound),
+                inbound: vec![Inbound {
+                    listen: self.inbound,
+                    app: self.app,
+                    protocol: InboundProtocol::Http1,
+                }],
+                tracing: Some(Tracing {
+                    cluster: OTLP_CLUSTER.to_owned(),
+                    sampling: 100,
+                }),
+                ..NodeMetadata::default()
+            },
+            admin: self.admin,
+            xds,
+            otlp: Some(otlp),
+            delta,
+        }
+    }
+
+    /// The command line of its application, after the program.
+    pub(crate) fn app_args(&self) -> Vec<String> {
+        let mut args = vec![
+            "sample-service".to_owned(),
+            format!("--name={}", self.service),
+            format!("--version={}", self.version),
+            format!("--listen={}", self.app),
+            format!("--slow-every={}", self.slow_every),
+        ];
+        args.extend(self.calls.iter().map(|name| format!("--call={name}")));
+        args
+    }
+}
+
+/// Writes the files of the services; they do not change but by [`write_addresses`] and
+/// [`write_route`].
+pub(crate) fn write_services(directory: &Path) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for name in ["storefront", "reviews", "reviews-v1", "reviews-v2", "details", "ratings"] {
+        write!(
+            text,
+            "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\nspec:\n  ports:\n  - name: http\n    port: 80\n"
+        )?;
+    }
+    replace(&directory.join("services.yaml"), &text)
+}
+
+/// Writes where each service's workloads are.
+pub(crate) fn write_addresses(directory: &Path, workloads: &[&Workload]) -> anyhow::Result<()> {
+    let mut services: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
+    for workload in workloads {
+        services.entry(workload.endpoint_of).or_default().push(workload.inbound);
+    }
+    let mut text = String::new();
+    for (service, addresses) in services {
+        write!(
+            text,
+            "---\napiVersion: outrigger.dev/v1alpha1\nkind: ServiceAddresses\nmetadata:\n  name: {service}\n  namespace: {NAMESPACE}\nspec:\n  addresses:\n"
+        )?;
+        for address in addresses {
+            writeln!(text, "  - {address}")?;
+        }
+    }
+    replace(&directory.join("addresses.yaml"), &text)
+}
+
+/// Writes the route that splits traffic between the versions.
+pub(crate) fn write_route(directory: &Path, weights: [u32; 2]) -> anyhow::Result<()> {
+    let [v1, v2] = weights;
+    let text = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: {SPLIT}\n  namespace: {NAMESPACE}\nspec:\n  parentRefs:\n  - group: \"\"\n    kind: Service\n    name: {SPLIT}\n    port: 80\n  rules:\n  - backendRefs:\n    - name: {SPLIT}-v1\n      port: 80\n      weight: {v1}\n    - name: {SPLIT}-v2\n      port: 80\n      weight: {v2}\n"
+    );
+    replace(&directory.join("route.yaml"), &text)
+}
+
+/// Writes beside the file and renames, so that a reader sees the old text or the new one.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let beside = path.with_extension("yaml.new");
+    std::fs::write(&beside, text).with_context(|| format!("can't write {}", beside.display()))?;
+    std::fs::rename(&beside, path).with_context(|| format!("can't write {}", path.display()))
+}
