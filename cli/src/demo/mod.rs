@@ -29,7 +29,7 @@ use self::{
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Args {
     /// How long load runs.
-    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, default_value = "30s", value_parser = crate::commands::traces::duration)]
     duration: Duration,
     /// Print one JSON object at the end, and nothing else, on stdout.
     #[arg(long)]
@@ -46,23 +46,6 @@ pub(crate) struct Args {
     /// Keep the mesh's files, logs and traces here instead of a directory that is removed at the end.
     #[arg(long, value_name = "DIR")]
     dir: Option<std::path::PathBuf>,
-}
-
-/// `30s`, `2m`, `500ms`, or a number of seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let value = number.parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0);
-    let seconds = match unit {
-        "" | "s" => 1.0,
-        "ms" => 0.001,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("`{unit}` is not a unit; use ms, s, m or h")),
-    };
-    value
-        .and_then(|value| Duration::try_from_secs_f64(value * seconds).ok())
-        .ok_or_else(|| format!("`{text}` is not a duration, such as 30s"))
 }
 
 /// Runs the demo to its end or until Ctrl-C; everything that it started is stopped then.
@@ -234,22 +217,6 @@ impl Drop for Directory {
         if self.is_ours.get() {
             // What can't be removed from the temporary directory is the system's to clean.
             drop(std::fs::remove_dir_all(&self.path));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
-        for bad in ["", "s", "-1s", "1x", "1e400s", "NaN"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 }
