@@ -199,7 +199,9 @@ impl Client {
                 .parents()
                 .iter()
                 .any(|parent| updating.contains(parent));
-            if subscription.pauses > 0 || subscription.is_in_update() || depends {
+            // A new request beside an update would pass for its answer; an earlier answer may go.
+            let is_busy = subscription.is_in_update() && subscription.answers.is_empty();
+            if subscription.pauses > 0 || is_busy || depends {
                 continue;
             }
             let request = match self.form {

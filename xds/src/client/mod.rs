@@ -15,6 +15,8 @@ mod machine;
 mod response;
 pub mod sotw;
 mod subscription;
+#[cfg(test)]
+mod tests;
 
 pub use machine::Client;
 

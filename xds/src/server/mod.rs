@@ -7,6 +7,8 @@
 mod ledger;
 mod snapshot;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub mod delta;
 pub mod grpc;
