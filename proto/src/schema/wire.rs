@@ -5,7 +5,7 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
-use super::table::{Field, Kind, Message};
+use super::table::{Field, Kind, Message, Shape};
 
 /// A value as it stands on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,14 +14,28 @@ pub(crate) enum Raw<'a> {
     Fixed32(u32),
     Fixed64(u64),
     Bytes(&'a [u8]),
+    /// proto3 has none: it fits no field.
+    Group,
+}
+
+impl Raw<'_> {
+    fn fits(self, field: &Field) -> bool {
+        let is_packed = field.shape == Shape::Repeated && matches!(self, Raw::Bytes(_));
+        is_packed
+            || match field.kind {
+                Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => matches!(self, Raw::Fixed64(_)),
+                Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => matches!(self, Raw::Fixed32(_)),
+                Kind::String | Kind::Bytes | Kind::Message(_) => matches!(self, Raw::Bytes(_)),
+                _ => matches!(self, Raw::Varint(_)),
+            }
+    }
 }
 
 /// The bytes are no message at all.
 #[derive(Debug)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
-/// Reads the next field number and value; `None` at the end. Groups, which proto3 does not have, are
-/// passed over and come back as empty bytes.
+/// Reads the next field number and value; `None` at the end.
 pub(crate) fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u32, Raw<'a>)>, Malformed> {
     if bytes.is_empty() {
         return Ok(None);
@@ -40,7 +54,7 @@ pub(crate) fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u32, Raw<'a>)>, M
         WireType::StartGroup | WireType::EndGroup => {
             skip_field(wire_type, number, bytes, DecodeContext::default())
                 .map_err(|_| Malformed("invalid group"))?;
-            Raw::Bytes(&[])
+            Raw::Group
         }
     };
     Ok(Some((number, raw)))
@@ -55,12 +69,21 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
 /// A field and what stands for it on the wire.
 pub(crate) type Entry<'a> = (&'static Field, Raw<'a>);
 
-/// The known fields on the wire, sorted by number; of a oneof, only the member that counts. Numbers
-/// of other fields go to `unknown`.
+/// What is wrong with one field on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Misfit {
+    /// Nobody knows a field of this number.
+    Unknown(u32),
+    /// The field's type is written in another way.
+    WireType(&'static Field),
+}
+
+/// The known fields on the wire, sorted by number; of a oneof, only the member that counts. The
+/// others go to `misfit`.
 pub(crate) fn entries<'a>(
     row: &'static Message,
     mut wire: &'a [u8],
-    mut unknown: impl FnMut(u32),
+    mut misfit: impl FnMut(Misfit),
 ) -> Result<Vec<Entry<'a>>, Malformed> {
     let fields = row.fields();
     let mut entries: Vec<Entry<'a>> = Vec::new();
@@ -71,9 +94,13 @@ pub(crate) fn entries<'a>(
             .ok()
             .and_then(|index| fields.get(index))
         else {
-            unknown(number);
+            misfit(Misfit::Unknown(number));
             continue;
         };
+        if !raw.fits(field) {
+            misfit(Misfit::WireType(field));
+            continue;
+        }
         if let Some(last) = field.oneof().and_then(|oneof| last_of_oneof.get_mut(oneof)) {
             if last.is_some_and(|last| last != number) {
                 entries.retain(|(other, _)| other.oneof() != field.oneof());

@@ -249,6 +249,8 @@ fn broken_bytes_are_errors() {
         &[0xff; 11],
         &[0x0a, 1, 0xff],
         &[0x08, 1],
+        // A group where the name should be.
+        &[0x0b, 0x0c],
     ] {
         assert!(
             !validate(&Cluster::full_name(), wire).is_empty(),

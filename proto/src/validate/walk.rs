@@ -8,11 +8,12 @@ use crate::{
     schema::{
         table::{Field, Kind, Message, NO_RULES, Rules, Shape, Special},
         type_name,
-        wire::{self, Entry, Malformed, Raw, Scalar, concatenate},
+        wire::{self, Entry, Malformed, Misfit, Raw, Scalar, concatenate},
     },
 };
 
 const UNKNOWN_FIELD: &str = "unknown field number";
+const WRONG_WIRE_TYPE: &str = "value has the wrong wire type";
 
 /// Checks a message and everything in it.
 pub(crate) fn message(
@@ -71,8 +72,9 @@ fn read_entries<'a>(
     path: &Path<'_>,
     errors: &mut Errors,
 ) -> Result<Vec<Entry<'a>>, Malformed> {
-    wire::entries(row, wire, |number| {
-        errors.add(path, format!("{UNKNOWN_FIELD} {number}"))
+    wire::entries(row, wire, |misfit| match misfit {
+        Misfit::Unknown(number) => errors.add(path, format!("{UNKNOWN_FIELD} {number}")),
+        Misfit::WireType(field) => errors.add(&path.field(field.name()), WRONG_WIRE_TYPE),
     })
 }
 
@@ -104,9 +106,15 @@ impl Walk<'_, '_> {
                 // A message given in parts is the merge of them, which is their concatenation.
                 (Some(inner), parts) => match concatenate(parts) {
                     Some(bytes) => self.message(inner, rules, Raw::Bytes(&bytes), &path),
-                    None => self.errors.add(&path, "value has the wrong wire type"),
+                    None => self.errors.add(&path, WRONG_WIRE_TYPE),
                 },
                 (None, values) => {
+                    // prost reads also the values that a later one replaces.
+                    for (_, raw) in values.iter().rev().skip(1) {
+                        if let Err(reason) = Scalar::read(field.kind, *raw) {
+                            self.errors.add(&path, reason);
+                        }
+                    }
                     let value = match values.last() {
                         Some((_, raw)) => Scalar::read(field.kind, *raw),
                         None => Scalar::default_of(field.kind).ok_or("value is required"),
@@ -126,7 +134,7 @@ impl Walk<'_, '_> {
 
     fn message(&mut self, row: &'static Message, rules: &Rules, raw: Raw<'_>, path: &Path<'_>) {
         let Raw::Bytes(bytes) = raw else {
-            self.errors.add(path, "value has the wrong wire type");
+            self.errors.add(path, WRONG_WIRE_TYPE);
             return;
         };
         if rules.skip {
@@ -185,7 +193,7 @@ impl Walk<'_, '_> {
         };
         for (_, raw) in values {
             let Raw::Bytes(bytes) = *raw else {
-                self.errors.add(path, "value has the wrong wire type");
+                self.errors.add(path, WRONG_WIRE_TYPE);
                 continue;
             };
             let entries = match read_entries(entry, bytes, path, self.errors) {
