@@ -3,12 +3,15 @@
 //!
 //! Nothing here links the product: every suite drives the binaries that users run.
 
+#[cfg(feature = "xds")]
 pub mod ads;
+#[cfg(feature = "xds")]
 pub mod bad;
 pub mod client;
 pub mod parity;
 pub mod process;
 pub mod proxy;
+#[cfg(feature = "xds")]
 pub mod resources;
 pub mod upstream;
 pub mod wait;

@@ -42,9 +42,17 @@ fn check(kind: Kind, delta: bool) {
 async fn steer(kind: Kind, delta: bool) -> Result<()> {
     let (a, b) = (Upstream::start("a").await?, Upstream::start("b").await?);
     let ads = AdsServer::start().await?;
-    set(&ads, "Cluster", &[("one", cluster("one")), ("two", cluster("two"))])?;
+    set(
+        &ads,
+        "Cluster",
+        &[("one", cluster("one")), ("two", cluster("two"))],
+    )?;
     let (to_a, to_b) = (endpoints("one", &a), endpoints("two", &b));
-    set(&ads, "ClusterLoadAssignment", &[("one", to_a), ("two", to_b.clone())])?;
+    set(
+        &ads,
+        "ClusterLoadAssignment",
+        &[("one", to_a), ("two", to_b.clone())],
+    )?;
     set(&ads, "Listener", &[("main", listener("main", "routes"))])?;
     set(&ads, "RouteConfiguration", &[("routes", routes("one"))])?;
     let proxy = Proxy::start(kind, &bad::bootstrap(&ads, delta)).await?;
@@ -53,7 +61,10 @@ async fn steer(kind: Kind, delta: bool) -> Result<()> {
 
     // A route changes.
     let nonce = set(&ads, "RouteConfiguration", &[("routes", routes("two"))])?;
-    ensure!(ads.answer(&nonce).await?.is_none(), "the new route is rejected");
+    ensure!(
+        ads.answer(&nonce).await?.is_none(),
+        "the new route is rejected"
+    );
     reaches(address, "b").await?;
 
     // Endpoints move.
@@ -62,12 +73,18 @@ async fn steer(kind: Kind, delta: bool) -> Result<()> {
     reaches(address, "a").await?;
 
     // A second listener comes, and goes.
-    let listeners = [("main", listener("main", "routes")), ("more", listener("more", "routes"))];
+    let listeners = [
+        ("main", listener("main", "routes")),
+        ("more", listener("more", "routes")),
+    ];
     set(&ads, "Listener", &listeners)?;
     reaches(proxy.listener("more").await?, "a").await?;
     set(&ads, "Listener", &listeners[..1])?;
     wait::until("the listener to go", Duration::from_secs(10), async || {
-        ensure!(!proxy.listeners().await?.contains_key("more"), "still there");
+        ensure!(
+            !proxy.listeners().await?.contains_key("more"),
+            "still there"
+        );
         Ok(())
     })
     .await?;
@@ -75,10 +92,17 @@ async fn steer(kind: Kind, delta: bool) -> Result<()> {
 
     // A rejected change names its resource, and changes nothing.
     let broken = json!({"name": "broken", "type": "EDS"});
-    let clusters = [("one", cluster("one")), ("two", cluster("two")), ("broken", broken)];
+    let clusters = [
+        ("one", cluster("one")),
+        ("two", cluster("two")),
+        ("broken", broken),
+    ];
     let nonce = set(&ads, "Cluster", &clusters)?;
     let error = ads.answer(&nonce).await?.unwrap_or_default();
-    ensure!(error.contains("broken"), "the rejection does not name the cluster: {error:?}");
+    ensure!(
+        error.contains("broken"),
+        "the rejection does not name the cluster: {error:?}"
+    );
     reaches(address, "a").await?;
 
     // Without a control plane, the last configuration stays.
@@ -91,13 +115,20 @@ async fn steer(kind: Kind, delta: bool) -> Result<()> {
 
 /// Waits until requests reach the upstream; none may fail on the way.
 async fn reaches(address: SocketAddr, upstream: &str) -> Result<()> {
-    wait::until(&format!("upstream {upstream}"), Duration::from_secs(10), async || {
-        let reply = client::get(address, "/").await?;
-        let text = reply.text();
-        ensure!(reply.status == 200, "status {}: {text}", reply.status);
-        ensure!(text.contains(&format!("\"upstream\":\"{upstream}\"")), "{text}");
-        Ok(())
-    })
+    wait::until(
+        &format!("upstream {upstream}"),
+        Duration::from_secs(10),
+        async || {
+            let reply = client::get(address, "/").await?;
+            let text = reply.text();
+            ensure!(reply.status == 200, "status {}: {text}", reply.status);
+            ensure!(
+                text.contains(&format!("\"upstream\":\"{upstream}\"")),
+                "{text}"
+            );
+            Ok(())
+        },
+    )
     .await
 }
 

@@ -1,0 +1,149 @@
+//! HTTP/2 load like gRPC: 10 connections, 10 streams each at most.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use tokio::net::TcpStream;
+use tokio::task::LocalSet;
+
+use super::{Arrivals, BODY, Pace, Sample};
+
+const CONNECTIONS: usize = 10;
+const STREAMS: usize = 10;
+
+#[derive(Default)]
+struct Shared {
+    /// Connections with a free stream, one entry for each.
+    idle: RefCell<Vec<usize>>,
+    backlog: RefCell<VecDeque<Instant>>,
+    sample: RefCell<Sample>,
+    in_flight: Cell<usize>,
+    ended: Cell<bool>,
+}
+
+pub(super) async fn drive(address: SocketAddr, pace: Pace, duration: Duration) -> Result<Sample> {
+    let shared = Rc::new(Shared::default());
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let senders = connect(address).await?;
+            match pace {
+                Pace::Saturate => {
+                    for sender in &senders {
+                        for _ in 0..STREAMS {
+                            let (sender, shared) = (sender.clone(), Rc::clone(&shared));
+                            tokio::task::spawn_local(repeat(sender, shared));
+                        }
+                    }
+                    tokio::time::sleep(duration).await;
+                }
+                Pace::Rate(rate) => arrive(&senders, &shared, rate, duration).await?,
+            }
+            shared.ended.set(true);
+            let settle = tokio::time::timeout(Duration::from_secs(5), async {
+                while shared.in_flight.get() > 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            settle.await.context("replies are missing")
+        })
+        .await?;
+    Ok(shared.sample.take())
+}
+
+async fn connect(address: SocketAddr) -> Result<Vec<SendRequest<Bytes>>> {
+    let mut senders = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = h2::client::Builder::new()
+            .initial_window_size(1 << 20)
+            .initial_connection_window_size(1 << 24)
+            .handshake(stream)
+            .await?;
+        // Ends when the senders go; an error shows in the requests.
+        tokio::task::spawn_local(async { _ = connection.await });
+        senders.push(sender.ready().await?);
+    }
+    Ok(senders)
+}
+
+async fn repeat(sender: SendRequest<Bytes>, shared: Rc<Shared>) {
+    while !shared.ended.get() {
+        request(&sender, &shared, Instant::now()).await;
+    }
+}
+
+async fn arrive(
+    senders: &[SendRequest<Bytes>],
+    shared: &Rc<Shared>,
+    rate: f64,
+    duration: Duration,
+) -> Result<()> {
+    // In turns, so that the load spreads over the connections.
+    let slots = (0..STREAMS).flat_map(|_| 0..senders.len());
+    shared.idle.borrow_mut().extend(slots);
+    let mut arrivals = Arrivals::new(rate, duration)?;
+    while let Some(due) = arrivals.next().await? {
+        let idle = shared.idle.borrow_mut().pop();
+        let Some(index) = idle else {
+            shared.backlog.borrow_mut().push_back(due);
+            continue;
+        };
+        let (sender, shared) = (senders[index].clone(), Rc::clone(shared));
+        tokio::task::spawn_local(async move {
+            let mut due = Some(due);
+            while let Some(now) = due {
+                request(&sender, &shared, now).await;
+                due = shared.backlog.borrow_mut().pop_front();
+            }
+            shared.idle.borrow_mut().push(index);
+        });
+    }
+    Ok(())
+}
+
+async fn request(sender: &SendRequest<Bytes>, shared: &Shared, due: Instant) {
+    shared.in_flight.set(shared.in_flight.get() + 1);
+    let result = exchange(sender.clone()).await;
+    shared.in_flight.set(shared.in_flight.get() - 1);
+    let mut sample = shared.sample.borrow_mut();
+    match result {
+        Ok(()) => sample.record(due),
+        Err(_) => sample.failed += 1,
+    }
+}
+
+async fn exchange(sender: SendRequest<Bytes>) -> Result<()> {
+    let head = http::Request::post("http://bench.local/shop.Catalog/List")
+        .version(http::Version::HTTP_2)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("user-agent", "outrigger-bench")
+        .body(())?;
+    let (reply, mut stream) = sender.ready().await?.send_request(head, false)?;
+    stream.send_data(Bytes::from_static(BODY.as_bytes()), true)?;
+    let reply = reply.await?;
+    ensure!(
+        reply.status() == http::StatusCode::OK,
+        "status {}",
+        reply.status()
+    );
+    let mut body = reply.into_body();
+    let mut length = 0;
+    while let Some(data) = body.data().await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        length += data.len();
+    }
+    let trailers = body.trailers().await?.context("no trailers")?;
+    let good = length == BODY.len() && trailers.contains_key("grpc-status");
+    ensure!(good, "a reply is not as sent");
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! The load harness's command line; see the library for what it measures.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use outrigger_benches::load::Protocol;
+use outrigger_benches::report::Report;
+use outrigger_benches::run::{self, Plan};
+use outrigger_benches::subject::Kind;
+
+/// Measure proxies beside Envoy.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger-bench")]
+struct Args {
+    /// Fewer and shorter rounds: for a first look, not for numbers to report.
+    #[arg(long)]
+    quick: bool,
+    /// Print the report as JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// What to measure beside Envoy: `outrigger`, `nginx` (HTTP/1 only), or `envoy` again, which
+    /// must give ratios of 1.
+    #[arg(long, value_delimiter = ',', default_value = "outrigger")]
+    subjects: Vec<Kind>,
+    /// Which protocols.
+    #[arg(long, value_delimiter = ',', default_value = "http1,http2")]
+    protocols: Vec<Protocol>,
+    /// How many rounds.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How long each measurement lasts.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Where to write the JSON report besides; `bench.json` in the target directory by default.
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match measure(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the report is this command's output")]
+fn measure(args: &Args) -> Result<()> {
+    let (rounds, seconds) = if args.quick { (3, 2.0) } else { (7, 5.0) };
+    let plan = Plan {
+        subjects: args.subjects.clone(),
+        protocols: args.protocols.clone(),
+        rounds: args.rounds.unwrap_or(rounds),
+        duration: Duration::from_secs_f64(args.seconds.unwrap_or(seconds)),
+        starts: if args.quick { 5 } else { 20 },
+    };
+    let report: Report = run::run(&plan)?;
+    let json = serde_json::to_string_pretty(&report)?;
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => run::target_directory()?.join("bench.json"),
+    };
+    std::fs::write(&path, format!("{json}\n"))?;
+    if args.json {
+        println!("{json}");
+    } else {
+        println!("{report}");
+    }
+    Ok(())
+}

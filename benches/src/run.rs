@@ -1,0 +1,193 @@
+//! The plan of a benchmark: alternating rounds, so that whatever drifts on the machine falls on all
+//! subjects alike.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use outrigger_tests::proxy;
+
+use crate::backend;
+use crate::cores::{self, Cores};
+use crate::load::{self, Pace, Protocol};
+use crate::report::{Measured, Report, Scenario, Summary, median};
+use crate::subject::{Kind, Subject};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Beside Envoy, which is always measured.
+    pub subjects: Vec<Kind>,
+    /// One scenario each.
+    pub protocols: Vec<Protocol>,
+    /// How many rounds.
+    pub rounds: usize,
+    /// How long each measurement lasts.
+    pub duration: Duration,
+    /// How many starts to time.
+    pub starts: usize,
+}
+
+/// Measures everything.
+pub fn run(plan: &Plan) -> Result<Report> {
+    let cores = Cores::choose()?;
+    cores::pin(cores.load)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut scenarios = Vec::new();
+    for protocol in &plan.protocols {
+        scenarios.push(runtime.block_on(scenario(plan, *protocol, cores))?);
+    }
+    let mut starts = Vec::new();
+    for kind in subjects(plan, Protocol::Http1) {
+        starts.push((
+            kind.name().to_owned(),
+            start_time(kind, plan.starts, cores)?,
+        ));
+    }
+    Ok(Report {
+        rounds: plan.rounds,
+        seconds: plan.duration.as_secs_f64(),
+        scenarios,
+        starts,
+    })
+}
+
+/// The target directory, where the report goes.
+pub fn target_directory() -> Result<PathBuf> {
+    Ok(proxy::venv()?
+        .parent()
+        .context("the environment lies in the target directory")?
+        .to_owned())
+}
+
+/// Envoy first: the others are measured at half its rate.
+fn subjects(plan: &Plan, protocol: Protocol) -> Vec<Kind> {
+    let others = plan
+        .subjects
+        .iter()
+        .copied()
+        .filter(|kind| kind.speaks(protocol));
+    std::iter::once(Kind::Envoy).chain(others).collect()
+}
+
+async fn scenario(plan: &Plan, protocol: Protocol, cores: Cores) -> Result<Scenario> {
+    let backend = backend::start(protocol)?;
+    let mut running = Vec::new();
+    for kind in subjects(plan, protocol) {
+        let mut subject = spawn(kind, protocol, backend, cores)?;
+        subject.ready().await.with_context(|| kind.name())?;
+        // Fills pools and caches.
+        measure(&subject, protocol, Pace::Saturate, plan.duration / 4).await?;
+        running.push((subject, Vec::new(), Vec::new()));
+    }
+    let mut rate = None;
+    for round in 0..plan.rounds {
+        let count = running.len();
+        for turn in 0..count {
+            // Forward and backward in turns, but Envoy first until its rate is known.
+            let index = if round % 2 == 0 {
+                turn
+            } else {
+                count - 1 - turn
+            };
+            let (subject, saturated, fixed) = &mut running[index];
+            let name = subject.kind.name();
+            eprintln!(
+                "{}: round {} of {}: {name}",
+                protocol.describe(),
+                round + 1,
+                plan.rounds
+            );
+            let full = measure(subject, protocol, Pace::Saturate, plan.duration).await?;
+            let half = *rate.get_or_insert(full.rate / 2.0);
+            saturated.push(full);
+            fixed.push(measure(subject, protocol, Pace::Rate(half), plan.duration).await?);
+        }
+    }
+    let rate = rate.context("no rounds")?;
+    let summaries = running
+        .iter()
+        .map(|(subject, saturated, fixed)| {
+            Ok(Summary::new(
+                subject.kind.name(),
+                saturated,
+                fixed,
+                &running[0].1,
+                &running[0].2,
+                cores::resident(subject.pid())?,
+            ))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Scenario {
+        protocol,
+        description: protocol.describe().to_owned(),
+        rate,
+        summaries,
+    })
+}
+
+/// Starts a subject on the proxies' core, and comes back to the load's.
+fn spawn(kind: Kind, protocol: Protocol, backend: SocketAddr, cores: Cores) -> Result<Subject> {
+    cores::pin(cores.proxy)?;
+    let subject = Subject::spawn(kind, protocol, backend);
+    cores::pin(cores.load)?;
+    subject
+}
+
+async fn measure(
+    subject: &Subject,
+    protocol: Protocol,
+    pace: Pace,
+    duration: Duration,
+) -> Result<Measured> {
+    let pid = subject.pid();
+    let (start, before) = (Instant::now(), cores::cpu_time(pid)?);
+    let sample = load::drive(protocol, subject.address, pace, duration)
+        .await
+        .with_context(|| format!("load on {}", subject.kind.name()))?;
+    let (elapsed, used) = (start.elapsed(), cores::cpu_time(pid)? - before);
+    ensure!(
+        sample.failed == 0,
+        "{} of {} requests failed on {}",
+        sample.failed,
+        sample.done + sample.failed,
+        subject.kind.name()
+    );
+    Ok(Measured::new(&sample, elapsed, used))
+}
+
+/// The median time from the start of the process to its first reply, in milliseconds.
+fn start_time(kind: Kind, starts: usize, cores: Cores) -> Result<f64> {
+    let backend = backend::start(Protocol::Http1)?;
+    let mut times = Vec::new();
+    for _ in 0..starts {
+        let start = Instant::now();
+        let subject = spawn(kind, Protocol::Http1, backend, cores)?;
+        while !replies(subject.address) {
+            ensure!(
+                start.elapsed() < Duration::from_secs(20),
+                "{} does not start",
+                kind.name()
+            );
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        times.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    Ok(median(&times))
+}
+
+fn replies(address: SocketAddr) -> bool {
+    let exchange = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: bench.local\r\n\r\n")?;
+        let mut reply = [0; 12];
+        stream.read_exact(&mut reply)?;
+        Ok(&reply == b"HTTP/1.1 200")
+    };
+    exchange().unwrap_or(false)
+}

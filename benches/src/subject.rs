@@ -1,0 +1,205 @@
+//! What is measured: Envoy, Outrigger, and others that are installed, each as a proxy from one
+//! listener to one backend.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+use outrigger_tests::process::Process;
+use outrigger_tests::{proxy, wait};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::load::Protocol;
+
+/// Which proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The yardstick.
+    Envoy,
+    /// The proxy of this repository.
+    Outrigger,
+    /// nginx, when installed; HTTP/1 only.
+    Nginx,
+}
+
+impl Kind {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Envoy => "envoy",
+            Self::Outrigger => "outrigger",
+            Self::Nginx => "nginx",
+        }
+    }
+
+    /// Whether it proxies this protocol on both sides.
+    pub fn speaks(self, protocol: Protocol) -> bool {
+        self != Self::Nginx || protocol == Protocol::Http1
+    }
+
+    fn binary(self) -> Result<PathBuf> {
+        match self {
+            Self::Envoy => proxy::Kind::Envoy.binary(),
+            Self::Outrigger => proxy::Kind::Outrigger.binary(),
+            Self::Nginx => {
+                let path = Path::new("/usr/sbin/nginx");
+                ensure!(path.exists(), "nginx is not installed");
+                Ok(path.to_owned())
+            }
+        }
+    }
+}
+
+/// A running one.
+#[derive(Debug)]
+pub struct Subject {
+    /// Which proxy.
+    pub kind: Kind,
+    /// Where its listener is.
+    pub address: SocketAddr,
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Subject {
+    /// Starts it with one worker, without waiting for anything.
+    pub fn spawn(kind: Kind, protocol: Protocol, backend: SocketAddr) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let address = free_address()?;
+        let (file, text) = match kind {
+            Kind::Nginx => ("nginx.conf", nginx(folder.path(), address, backend)),
+            Kind::Envoy | Kind::Outrigger => (
+                "bench.yaml",
+                bootstrap(protocol, address, backend).to_string(),
+            ),
+        };
+        let config = folder.path().join(file);
+        fs::write(&config, text)?;
+        let config = config.display().to_string();
+        let args: &[&str] = match kind {
+            Kind::Envoy => &[
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+                "-l",
+                "error",
+                "-c",
+            ],
+            Kind::Outrigger => &["--concurrency", "1", "--log-level", "error", "-c"],
+            Kind::Nginx => &["-c"],
+        };
+        let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        args.push(config);
+        let process = Process::start(kind.name(), &kind.binary()?, &args, &[])?;
+        Ok(Self {
+            kind,
+            address,
+            process,
+            _folder: folder,
+        })
+    }
+
+    /// Waits until the listener accepts.
+    pub async fn ready(&mut self) -> Result<()> {
+        wait::until("the listener", Duration::from_secs(20), async || {
+            self.process.check_running()?;
+            TcpStream::connect(self.address)
+                .await
+                .context("connect")
+                .map(drop)
+        })
+        .await
+    }
+
+    /// The process that does the work.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// The one YAML (here JSON) of Envoy and Outrigger.
+fn bootstrap(protocol: Protocol, address: SocketAddr, backend: SocketAddr) -> Value {
+    let types = "type.googleapis.com/envoy.extensions";
+    let explicit = match protocol {
+        Protocol::Http1 => json!({"http_protocol_options": {}}),
+        Protocol::Http2 => json!({"http2_protocol_options": {}}),
+    };
+    let socket = |address: SocketAddr| {
+        let (ip, port) = (address.ip().to_string(), address.port());
+        json!({"socket_address": {"address": ip, "port_value": port}})
+    };
+    json!({
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+        "static_resources": {
+            "listeners": [{
+                "name": "main",
+                "address": socket(address),
+                "filter_chains": [{"filters": [{
+                    "name": "envoy.filters.network.http_connection_manager",
+                    "typed_config": {
+                        "@type": format!(
+                            "{types}.filters.network.http_connection_manager.v3.\
+                             HttpConnectionManager"
+                        ),
+                        "stat_prefix": "main",
+                        "route_config": {"name": "main", "virtual_hosts": [{
+                            "name": "all",
+                            "domains": ["*"],
+                            "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend"}}],
+                        }]},
+                        "http_filters": [{
+                            "name": "envoy.filters.http.router",
+                            "typed_config": {"@type": format!("{types}.filters.http.router.v3.Router")},
+                        }],
+                    },
+                }]}],
+            }],
+            "clusters": [{
+                "name": "backend",
+                "type": "STATIC",
+                "typed_extension_protocol_options": {
+                    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                        "@type": format!("{types}.upstreams.http.v3.HttpProtocolOptions"),
+                        "explicit_http_config": explicit,
+                    },
+                },
+                "load_assignment": {
+                    "cluster_name": "backend",
+                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(backend)}}]}],
+                },
+            }],
+        },
+    })
+}
+
+/// One process in the foreground, keep-alive on both sides, no log.
+fn nginx(folder: &Path, address: SocketAddr, backend: SocketAddr) -> String {
+    let folder = folder.display();
+    format!(
+        "daemon off; master_process off; worker_processes 1; pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  keepalive_requests 100000000;
+  upstream backend {{ server {backend}; keepalive 128; keepalive_requests 100000000; }}
+  server {{
+    listen {address};
+    location / {{ proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}
+  }}
+}}
+"
+    )
+}
