@@ -1,5 +1,7 @@
 //! Client driver and server service over real sockets, in both forms.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
