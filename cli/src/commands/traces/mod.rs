@@ -79,7 +79,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let traces = api.newest(&wanted, now).await?;
             let rows = listing::rows(&traces, now);
             match args.output {
-                Output::Table if rows.is_empty() => nothing_found(&args),
+                Output::Table if rows.is_empty() => {
+                    // Not data: whoever reads the output of the pipe gets an empty table.
+                    eprintln!("{}", nothing_found(&args));
+                    return Ok(ExitCode::SUCCESS);
+                }
                 Output::Table => listing::table(&rows, screen().0),
                 Output::Json | Output::Yaml => written(args.output, &rows)?,
             }
@@ -103,7 +107,7 @@ fn nothing_found(args: &Args) -> String {
         .map_or_else(String::new, |name| format!(" of {name}"));
     format!(
         "no traces{service} within {:?}: is there traffic, is it sampled, and do the proxies export to the \
-         control plane behind {}?\n",
+         control plane behind {}?",
         args.since, args.server
     )
 }

@@ -1,7 +1,8 @@
 //! The database's files: opening, schema, the lock that keeps a second process out, and moving a
 //! damaged file aside.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,7 +39,12 @@ pub(super) fn lock(dir: &Path) -> Result<File, Error> {
         path: path.to_owned(),
         source,
     };
-    std::fs::create_dir_all(dir).map_err(|source| io(dir, source))?;
+    // Spans may hold what users sent: nobody else on the machine has to read it.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| io(dir, source))?;
     let path = dir.join("traces.lock");
     let file = OpenOptions::new()
         .create(true)

@@ -157,6 +157,37 @@ fn limits_that_cannot_work_are_refused() {
     }
 }
 
+/// Eviction in the background: what a write waits for it is bounded by a step, not by how much there is to evict.
+#[test]
+#[ignore = "a measurement: prints how long writes wait while old spans are removed"]
+fn write_stalls_during_eviction() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        max_bytes: 64 << 20,
+        ..Limits::default()
+    };
+    let store = Store::open(dir.path(), limits).unwrap();
+    let mut waits = Vec::new();
+    for start in (0..300_000_u64).step_by(200) {
+        let spans = (start..start + 200).map(realistic).collect();
+        let sent = std::time::Instant::now();
+        put(&store, "s", spans);
+        waits.push(sent.elapsed());
+    }
+    waits.sort();
+    let at = |part: usize| waits[waits.len() * part / 1000];
+    println!(
+        "200 spans: p50 {:?}, p99 {:?}, p99.9 {:?}, most {:?}; {:?}",
+        at(500),
+        at(990),
+        at(999),
+        waits[waits.len() - 1],
+        store.stats()
+    );
+    assert!(store.stats().evicted > 100_000);
+    assert!(waits[waits.len() - 1] < Duration::from_secs(1));
+}
+
 /// `cargo test --release -p outrigger-traces rate -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement: prints the ingest rate"]
