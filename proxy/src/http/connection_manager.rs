@@ -1,10 +1,15 @@
 //! The HTTP connection manager at run time: its configuration with what was resolved from it once.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use super::stats::{HcmStats, ListenerHttpStats, RouterStats};
+use super::{http1, stats::{HcmStats, ListenerHttpStats, RouterStats}};
 use crate::{
-    config::http_connection_manager::HttpConnectionManager, listener::Build, router,
+    config::http_connection_manager::{HttpConnectionManager, RouteSource},
+    filters::http::Factories,
+    listener::Build,
+    router,
+    snapshot::Snapshot,
+    telemetry::access_log::Loggers,
 };
 
 /// One connection manager; shared by all connections of its listener.
@@ -20,26 +25,62 @@ pub struct HcmRuntime {
     pub listener_stats: ListenerHttpStats,
     /// The compiled table of an inline route configuration; others are in the snapshot.
     pub inline_routes: Option<Arc<router::Table>>,
+    /// hyper's settings.
+    pub http1: hyper::server::conn::http1::Builder,
+    /// HTTP filters before the router.
+    pub filters: Factories,
+    /// Access logs.
+    pub access_logs: Loggers,
+    /// Some access log or span reads the request.
+    pub needs_record: bool,
+    /// Local replies say why in `x-outrigger-reason`.
+    pub shows_reason: bool,
+    /// This machine's address, for `x-forwarded-for`.
+    pub own_address: IpAddr,
+    /// `node.cluster`
+    pub service_cluster: Arc<str>,
+    /// `node.id`
+    pub service_node: Arc<str>,
 }
 
 impl HcmRuntime {
     /// Resolves what request code needs.
-    #[must_use]
+    ///
+    /// # Errors
+    /// An access log cannot be opened.
     pub fn new(
         config: Arc<HttpConnectionManager>,
         inline_routes: Option<Arc<router::Table>>,
         build: &Build,
         listener_scope: &str,
-    ) -> Self {
+    ) -> Result<Self, String> {
         let registry = &build.registry;
         let prefix = format!("http.{}", config.stat_prefix);
         let listener_prefix = format!("{listener_scope}.{prefix}");
-        Self {
+        let access_logs = build.access_logs.compile(&config.access_log)?;
+        Ok(Self {
             stats: HcmStats::new(registry, &prefix),
             router_stats: RouterStats::new(registry, &prefix),
             listener_stats: ListenerHttpStats::new(registry, &listener_prefix),
             inline_routes,
+            http1: http1::builder(&config),
+            filters: Factories::new(&config.filters),
+            needs_record: !access_logs.is_empty(),
+            access_logs,
+            shows_reason: true,
+            own_address: build.own_address,
+            service_cluster: Arc::clone(&build.service_cluster),
+            service_node: Arc::clone(&build.service_node),
             config,
+        })
+    }
+
+    /// The route table that a stream sees.
+    #[must_use]
+    pub fn table<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Arc<router::Table>> {
+        match &self.config.routes {
+            RouteSource::Inline(_) => self.inline_routes.as_ref(),
+            source @ RouteSource::Rds { .. } => snapshot.table(source),
         }
     }
 }

@@ -8,9 +8,9 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use h2::{RecvStream, SendStream};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
-use super::body::{Body, BodyError};
+use super::body::BodyError;
 
 /// The receiving half of an HTTP/2 stream.
 #[derive(Debug)]
@@ -80,21 +80,26 @@ pub enum SendError {
 
 /// Sends a body with its trailers; ends the stream. The future takes data from the body only while
 /// the peer's window has room, and notices a reset also while the body has nothing.
-pub fn send_body(body: Body, stream: SendStream<Bytes>) -> SendBody {
+pub fn send_body<B>(body: B, stream: SendStream<Bytes>) -> SendBody<B> {
     SendBody { body, stream, pending: Bytes::new(), sent: 0 }
 }
+
+/// A body that can be sent.
+pub trait Source: http_body::Body<Data = Bytes, Error = BodyError> + Unpin {}
+
+impl<B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin> Source for B {}
 
 /// Future of [`send_body`]: the number of bytes sent.
 #[derive(Debug)]
 #[must_use = "a body is sent by polling"]
-pub struct SendBody {
-    body: Body,
+pub struct SendBody<B> {
+    body: B,
     stream: SendStream<Bytes>,
     pending: Bytes,
     sent: u64,
 }
 
-impl Future for SendBody {
+impl<B: Source> Future for SendBody<B> {
     type Output = Result<u64, SendError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -144,7 +149,7 @@ impl Future for SendBody {
     }
 }
 
-impl SendBody {
+impl<B: Source> SendBody<B> {
     /// Sends as much of the pending chunk as the window takes; the last piece of the body ends the
     /// stream.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

@@ -18,7 +18,7 @@ use crate::config::http_connection_manager::{HttpConnectionManager, ServerHeader
 
 macro_rules! names {
     ($($name:ident = $text:literal;)*) => {
-        $(const $name: HeaderName = HeaderName::from_static($text);)*
+        $(pub(super) const $name: HeaderName = HeaderName::from_static($text);)*
     };
 }
 
@@ -507,6 +507,16 @@ pub fn finish_response(headers: &mut HeaderMap, config: &HttpConnectionManager, 
     if cx.closes {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+}
+
+/// Whether an HTTP/1 request really asks for another protocol.
+#[must_use]
+pub fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }
 
 /// Whether a request id was asked back by `x-envoy-force-trace`.

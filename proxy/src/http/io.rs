@@ -33,6 +33,9 @@ pub struct IoWatch {
     /// When the first byte came since [`Self::expect_head`].
     pub head_start: Cell<Option<Instant>>,
     head: Cell<HeadScan>,
+    /// The stream is finished; what was written for it may not be flushed yet.
+    is_finishing: Cell<bool>,
+    is_remote_closed: Cell<bool>,
     is_between_responses: Cell<bool>,
     /// The status with which the codec wanted to answer a malformed head by itself. Not sent.
     pub codec_reply: Cell<Option<StatusCode>>,
@@ -57,6 +60,7 @@ impl IoWatch {
     pub fn expect_head(&self) {
         self.head_start.set(None);
         self.head.set(HeadScan { is_on: true, ..HeadScan::default() });
+        self.is_between_responses.set(true);
     }
 
     /// Whether the head had both `content-length` and `transfer-encoding`: the parser drops the
@@ -65,6 +69,17 @@ impl IoWatch {
     pub fn has_both_lengths(&self) -> bool {
         let head = self.head.get();
         head.content_length && head.transfer_encoding
+    }
+
+    /// A stream is finished: once its last bytes are flushed, the next head is expected.
+    pub fn finish_stream(&self) {
+        self.is_finishing.set(true);
+    }
+
+    /// Whether the client has closed its side.
+    #[must_use]
+    pub fn is_remote_closed(&self) -> bool {
+        self.is_remote_closed.get()
     }
 
     /// Whether the head had `transfer-encoding`.
@@ -160,9 +175,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        this.watch.saw(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        let result = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+        let read = &buf.filled()[before..];
+        if read.is_empty() {
+            this.watch.is_remote_closed.set(true);
+        } else {
+            this.watch.saw(read);
+        }
+        Poll::Ready(result)
     }
 }
 
@@ -200,7 +220,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        // Codecs flush only after all that they had is written.
+        if this.watch.is_finishing.replace(false) {
+            this.watch.expect_head();
+        }
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,21 +1,29 @@
 //! The HTTP side of a downstream connection: codecs, the life of a stream, headers, bodies and the
 //! replies that the proxy makes itself.
 
+pub mod activity;
 pub mod body;
+pub mod connection;
 pub mod connection_manager;
 pub mod h2_body;
 pub mod headers;
+mod http1;
+mod http2;
 pub mod io;
 pub mod local_reply;
 mod path;
+mod request_body;
 pub mod request_id;
+mod response_body;
 pub mod stats;
+pub mod stream;
 pub mod strict;
 pub mod stream_cx;
 
 pub use body::{Body, BodyError};
 pub use local_reply::LocalReply;
-pub use stream_cx::{Activity, DownstreamCx, StreamCx};
+pub use activity::Activity;
+pub use stream_cx::{DownstreamCx, StreamCx};
 
 /// A request as filters and the router see it.
 pub type Request = ::http::Request<Body>;

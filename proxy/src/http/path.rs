@@ -6,7 +6,7 @@ use crate::config::http_connection_manager::{EscapedSlashes, HttpConnectionManag
 
 /// What becomes of a request target.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Normalized {
+pub(super) enum Normalized {
     /// Nothing to change.
     Same,
     /// Another path and query.
@@ -19,7 +19,7 @@ pub enum Normalized {
 
 /// Applies what the connection manager is configured to do to a path with query.
 #[must_use]
-pub fn normalize(target: &str, config: &HttpConnectionManager) -> Normalized {
+pub(super) fn normalize(target: &str, config: &HttpConnectionManager) -> Normalized {
     if !config.normalize_path
         && !config.merge_slashes
         && config.escaped_slashes == EscapedSlashes::KeepUnchanged

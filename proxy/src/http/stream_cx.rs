@@ -1,12 +1,25 @@
 //! What every step of a stream's life can reach.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+    time::Instant,
+};
 
 use http::uri::Scheme;
 
-use super::connection_manager::HcmRuntime;
+use super::{activity::Activity, connection_manager::HcmRuntime, io::IoWatch};
 use crate::{
-    listener::Active, snapshot::Snapshot, telemetry::stream_info::StreamInfo, worker::Worker,
+    listener::Active,
+    router,
+    snapshot::Snapshot,
+    telemetry::{
+        format::RequestRecord,
+        stream_info::{ConnectionInfo, StreamInfo},
+    },
+    worker::Worker,
 };
 
 /// The context of one stream (one request and its response).
@@ -22,11 +35,15 @@ pub struct StreamCx {
     pub snapshot: Rc<Arc<Snapshot>>,
     /// The record of the stream.
     pub info: StreamInfo,
+    /// The route that was found, with the levels above it.
+    pub matched: Option<router::Match>,
     /// `:scheme` as the proxy understands it (from the connection, or `x-forwarded-proto`).
     pub scheme: Scheme,
     /// Whether the request came from inside (Envoy's `x-envoy-internal` rule).
     pub is_internal: bool,
-    /// What the bodies tell about progress.
+    /// The request as logs see it: as it was last recorded on its way.
+    pub record: Option<RequestRecord>,
+    /// What the bodies tell about progress, and the stream's deadlines.
     pub activity: Rc<Activity>,
 }
 
@@ -38,7 +55,21 @@ pub struct DownstreamCx {
     /// The listener as it was when the connection was accepted.
     pub listener: Arc<Active>,
     /// Addresses, times.
-    pub info: Rc<crate::telemetry::stream_info::ConnectionInfo>,
+    pub info: Rc<ConnectionInfo>,
+    /// What the socket shows.
+    pub watch: Rc<IoWatch>,
+    /// Streams that are not finished.
+    pub streams: Cell<u32>,
+    /// Streams there ever were.
+    pub requests: Cell<u32>,
+    /// Since when there has been no stream.
+    pub idle_since: Cell<Instant>,
+    /// Since when the connection is being drained.
+    pub draining: Cell<Option<Instant>>,
+    /// HTTP/1: the stream whose response is being sent, so that the connection watches its deadlines.
+    pub responding: RefCell<Option<Rc<Activity>>>,
+    /// Wakes the connection's task.
+    pub waker: RefCell<Option<Waker>>,
 }
 
 impl StreamCx {
@@ -48,6 +79,16 @@ impl StreamCx {
         &self.connection.worker
     }
 
+    /// Notes the request's head for access logs and spans, if there are any. Called again after each
+    /// step that changes the head, so that they see it as it was sent.
+    pub fn record(&mut self, parts: &http::request::Parts) {
+        let hcm = &self.connection.listener.hcm;
+        if hcm.needs_record {
+            let needed = &hcm.access_logs.needed().request;
+            self.record = Some(RequestRecord::new(parts, &self.scheme, needed));
+        }
+    }
+
     /// The connection manager that the stream belongs to.
     #[must_use]
     pub fn hcm(&self) -> &Arc<HcmRuntime> {
@@ -55,28 +96,26 @@ impl StreamCx {
     }
 }
 
-/// Progress of a stream's bodies: written by whoever moves them, read by the stream's timers.
-#[derive(Debug)]
-pub struct Activity {
-    /// When something last moved in either direction.
-    pub last: Cell<Instant>,
-    /// The request is wholly received.
-    pub is_request_complete: Cell<bool>,
-    /// When the request was wholly received.
-    pub request_end: Cell<Option<Instant>>,
-    /// Request body bytes taken.
-    pub bytes_received: Cell<u64>,
-}
-
-impl Activity {
-    /// Nothing has moved since `now`.
-    #[must_use]
-    pub fn new(now: Instant) -> Self {
-        Self {
-            last: Cell::new(now),
-            is_request_complete: Cell::new(false),
-            request_end: Cell::new(None),
-            bytes_received: Cell::new(0),
+impl DownstreamCx {
+    /// Begins to drain: HTTP/1 closes after the next response, HTTP/2 says GOAWAY.
+    pub fn drain(&self) {
+        if self.draining.get().is_none() {
+            self.draining.set(Some(Instant::now()));
+            self.wake();
         }
+    }
+
+    /// Wakes the connection's task.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether the next response is the last.
+    #[must_use]
+    pub fn is_last_request(&self) -> bool {
+        let max = self.listener.hcm.config.max_requests_per_connection;
+        self.draining.get().is_some() || (max > 0 && self.requests.get() >= max)
     }
 }

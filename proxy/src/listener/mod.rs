@@ -3,7 +3,7 @@
 mod sockets;
 mod stats;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 pub use sockets::{Sockets, prepare_accepted};
 pub use stats::ListenerStats;
@@ -15,7 +15,7 @@ use crate::{
     },
     http::connection_manager::HcmRuntime,
     router::Table,
-    telemetry::stats::Registry,
+    telemetry::{access_log::AccessLogs, stats::Registry},
 };
 
 /// What listeners are built with.
@@ -25,6 +25,10 @@ pub struct Build {
     pub registry: Registry,
     /// How many workers take sockets.
     pub workers: usize,
+    /// Where access logs go.
+    pub access_logs: AccessLogs,
+    /// This machine's address, appended to `x-forwarded-for` for clients on the loopback.
+    pub own_address: IpAddr,
     /// `node.cluster`, for `x-envoy-downstream-service-cluster`.
     pub service_cluster: Arc<str>,
     /// `node.id`, for `x-envoy-downstream-service-node`.
@@ -79,7 +83,7 @@ impl Active {
             RouteSource::Rds { .. } => None,
         };
         let scope = format!("listener.{}", stat_name(&config, &sockets));
-        let hcm = HcmRuntime::new(Arc::clone(manager), inline_routes, build, &scope);
+        let hcm = HcmRuntime::new(Arc::clone(manager), inline_routes, build, &scope)?;
         Ok(Arc::new(Self {
             stats: ListenerStats::new(&build.registry.scope(&scope)),
             hcm: Arc::new(hcm),

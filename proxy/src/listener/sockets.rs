@@ -22,7 +22,7 @@ pub struct Sockets {
     /// As configured.
     configured: SocketAddr,
     /// With the port that the system chose.
-    pub address: SocketAddr,
+    address: SocketAddr,
     options: Options,
     /// Bound and not yet listening; each worker takes its own.
     waiting: Mutex<Vec<Option<Socket>>>,
@@ -71,6 +71,12 @@ impl Sockets {
         }
         sockets.push(Some(first));
         Ok(Arc::new(Self { configured, address, options, waiting: Mutex::new(sockets) }))
+    }
+
+    /// The bound address, with the port that the system chose.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What the listener is called by in statistics: Envoy keeps a configured port of 0 there.

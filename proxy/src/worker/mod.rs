@@ -2,16 +2,24 @@
 //!
 //! Nothing here is shared with another worker but the configuration snapshot and what hangs on it.
 
+mod accept;
+mod connections;
+mod date;
+mod run;
 pub mod timer;
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use rand::{RngExt as _, rngs::SmallRng};
+use http::HeaderValue;
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
+pub use connections::Connections;
+pub use run::{Phase, Settings, spawn};
 pub use timer::{Elapsed, Timer, Timers};
 
 use crate::{snapshot::Snapshot, upstream::pool::Pools};
@@ -23,18 +31,70 @@ pub struct Worker {
     pub index: usize,
     /// Connections to upstream hosts.
     pub pools: Pools,
+    /// Connections from clients.
+    pub connections: Connections,
     /// Timers for streams and connections.
     pub timers: Timers,
+    /// How long a drained connection may go on.
+    pub drain_time: Duration,
+    date: date::DateCache,
     snapshot: RefCell<Rc<Arc<Snapshot>>>,
     rng: RefCell<SmallRng>,
     next_connection: Cell<u64>,
+    is_draining: Cell<bool>,
 }
 
 impl Worker {
+    /// A worker with nothing open.
+    #[must_use]
+    pub fn new(index: usize, drain_time: Duration, snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            index,
+            pools: Pools::default(),
+            connections: Connections::default(),
+            timers: Timers::default(),
+            drain_time,
+            date: date::DateCache::default(),
+            snapshot: RefCell::new(Rc::new(snapshot)),
+            rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
+            next_connection: Cell::new(0),
+            is_draining: Cell::new(false),
+        }
+    }
+
     /// The configuration of now; a stream takes it once and uses it to its end.
     #[must_use]
     pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
         Rc::clone(&self.snapshot.borrow())
+    }
+
+    /// Takes over a new configuration.
+    fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.borrow_mut() = Rc::new(snapshot);
+    }
+
+    /// Connections that begin now drain from their start.
+    fn set_draining(&self) {
+        self.is_draining.set(true);
+    }
+
+    /// Whether new connections are to drain at once.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    /// A number that no other connection of the process has.
+    pub fn connection_id(&self) -> u64 {
+        let next = self.next_connection.get();
+        self.next_connection.set(next + 1);
+        (self.index as u64) << 48 | next
+    }
+
+    /// The `date` header of a moment.
+    #[must_use]
+    pub fn date(&self, now: SystemTime) -> HeaderValue {
+        self.date.at(now)
     }
 
     /// A random number.

@@ -1,0 +1,149 @@
+//! Progress and deadlines of one stream.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+
+use super::local_reply::LocalReply;
+use crate::{telemetry::stream_info::ResponseFlags, worker::Timer};
+
+/// Written by whoever moves bytes, read by the stream's timers. Shared, because the request's body may be
+/// read in another task.
+#[derive(Debug)]
+pub struct Activity {
+    /// When something last moved in either direction.
+    pub last: Cell<Instant>,
+    /// Longest time without movement; zero is no limit.
+    pub idle_timeout: Cell<Duration>,
+    /// When the whole request must be there.
+    pub request_deadline: Cell<Option<Instant>>,
+    /// When the stream must be over.
+    pub max_deadline: Cell<Option<Instant>>,
+    /// The request is wholly received.
+    pub is_request_complete: Cell<bool>,
+    /// Which deadline ended the stream.
+    pub expired: Cell<Option<Expiry>>,
+}
+
+/// The deadlines of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// `request_headers_timeout`
+    RequestHeaders,
+    /// `request_timeout`
+    Request,
+    /// `stream_idle_timeout`, or the route's `idle_timeout`
+    Idle,
+    /// `max_stream_duration`
+    MaxDuration,
+}
+
+impl Activity {
+    /// Nothing has moved since `now`; no limits.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            last: Cell::new(now),
+            idle_timeout: Cell::new(Duration::ZERO),
+            request_deadline: Cell::new(None),
+            max_deadline: Cell::new(None),
+            is_request_complete: Cell::new(false),
+            expired: Cell::new(None),
+        }
+    }
+
+    /// Something moved just now.
+    pub fn touch(&self) {
+        if !self.idle_timeout.get().is_zero() {
+            self.last.set(Instant::now());
+        }
+    }
+
+    /// The request is wholly received.
+    pub fn complete_request(&self) {
+        self.is_request_complete.set(true);
+        self.request_deadline.set(None);
+    }
+
+    /// The next deadline.
+    #[must_use]
+    pub fn deadline(&self) -> Option<(Instant, Expiry)> {
+        let idle = self.idle_timeout.get();
+        let idle = (!idle.is_zero()).then(|| (self.last.get() + idle, Expiry::Idle));
+        let request = self.request_deadline.get().map(|at| (at, Expiry::Request));
+        let max = self.max_deadline.get().map(|at| (at, Expiry::MaxDuration));
+        [idle, request, max].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Ready once a deadline is reached; it is noted in [`Self::expired`].
+    pub fn poll_expired(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Expiry> {
+        while let Some((at, expiry)) = self.deadline() {
+            if timer.poll_until(at, cx).is_pending() {
+                return Poll::Pending;
+            }
+            // Bytes may have moved the deadline out meanwhile.
+            if self.deadline().is_some_and(|(now, _)| now <= at) {
+                self.expired.set(Some(expiry));
+                return Poll::Ready(expiry);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The future's output, or the deadline that was reached first.
+    ///
+    /// # Errors
+    /// The deadline.
+    pub async fn limit<F: Future>(&self, timer: &mut Timer, future: F) -> Result<F::Output, Expiry> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll_expired(timer, cx).map(Err),
+        })
+        .await
+    }
+}
+
+impl Expiry {
+    /// The reply, if the response has not begun.
+    #[must_use]
+    pub fn reply(self, is_request_complete: bool) -> LocalReply {
+        let status = if is_request_complete {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::REQUEST_TIMEOUT
+        };
+        match self {
+            Self::RequestHeaders => LocalReply::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "request header timeout",
+                self.details(),
+            ),
+            Self::Request => {
+                LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request timeout", self.details())
+            }
+            Self::Idle => LocalReply::new(status, "stream timeout", self.details())
+                .with_flags(ResponseFlags::STREAM_IDLE_TIMEOUT),
+            Self::MaxDuration => {
+                LocalReply::new(status, "downstream duration timeout", self.details())
+            }
+        }
+    }
+
+    /// `%RESPONSE_CODE_DETAILS%`
+    #[must_use]
+    pub fn details(self) -> &'static str {
+        match self {
+            Self::RequestHeaders => "request_header_timeout",
+            Self::Request => "request_overall_timeout",
+            Self::Idle => "stream_idle_timeout",
+            Self::MaxDuration => "max_duration_timeout",
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The whole life of one stream.
+
+use std::{rc::Rc, sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use http::{Method, StatusCode, Version, header, request::Parts, uri::Scheme};
+
+use super::{
+    Body, DownstreamCx, LocalReply, Response, StreamCx,
+    activity::{Activity, Expiry},
+    headers::{self, Origin, ResponseCx},
+    http1,
+    local_reply::{self, ReplyTo},
+    request_body,
+    response_body::ResponseBody,
+    strict,
+};
+use crate::{
+    config::route::Action,
+    filters::http::Chain,
+    router,
+    telemetry::{
+        format::{RequestHead, RequestRecord},
+        stream_info::{ResponseFlags, StreamInfo},
+    },
+    worker::Timer,
+};
+
+/// One stream from its first byte to its record. Whoever holds it must [`Stream::finish`] it; dropping
+/// it unfinished means that the client went away.
+#[derive(Debug)]
+pub struct Stream {
+    /// What filters and the router see.
+    pub cx: StreamCx,
+    timer: Timer,
+    request: RequestKind,
+    /// Response headers that logs and spans need.
+    pub(super) logged_response: Option<http::HeaderMap>,
+    is_finished: bool,
+}
+
+/// What must be remembered of a request after its head has gone upstream.
+#[derive(Clone, Copy, Debug, Default)]
+struct RequestKind {
+    is_head: bool,
+    is_grpc: bool,
+    /// CONNECT, or asks for another protocol.
+    is_upgrade: bool,
+}
+
+impl Stream {
+    /// A stream begins on `connection`.
+    #[must_use]
+    pub fn new(connection: &Rc<DownstreamCx>, version: Version) -> Box<Self> {
+        let info = StreamInfo::new(Rc::clone(&connection.info), version);
+        let config = &connection.listener.hcm.config;
+        let stats = &connection.listener.hcm.stats;
+        stats.rq_total.inc();
+        if version == Version::HTTP_2 {
+            stats.rq_http2_total.inc();
+        } else {
+            stats.rq_http1_total.inc();
+        }
+        stats.rq_active.inc();
+        connection.streams.set(connection.streams.get() + 1);
+        connection.requests.set(connection.requests.get() + 1);
+        let activity = Activity::new(info.start);
+        activity.idle_timeout.set(config.stream_idle_timeout);
+        if !config.request_timeout.is_zero() {
+            activity.request_deadline.set(Some(info.start + config.request_timeout));
+        }
+        activity.max_deadline.set(config.max_stream_duration.map(|max| info.start + max));
+        Box::new(Self {
+            timer: connection.worker.timers.timer(),
+            request: RequestKind::default(),
+            logged_response: None,
+            is_finished: false,
+            cx: StreamCx {
+                connection: Rc::clone(connection),
+                snapshot: connection.worker.snapshot(),
+                info,
+                matched: None,
+                scheme: Scheme::HTTP,
+                is_internal: false,
+                record: None,
+                activity: Rc::new(activity),
+            },
+        })
+    }
+
+    /// Serves the request: headers → route → filters → upstream → filters reversed → response.
+    pub async fn serve(mut self: Box<Self>, parts: Parts, body: Body) -> http::Response<ResponseBody> {
+        let activity = Rc::clone(&self.cx.activity);
+        let mut timer = std::mem::replace(&mut self.timer, self.cx.worker().timers.timer());
+        self.request.is_head = parts.method == Method::HEAD;
+        let outcome = match activity.limit(&mut timer, self.respond(parts, body)).await {
+            Ok(outcome) => outcome,
+            Err(expiry) => {
+                self.count_expiry();
+                Err(expiry.reply(activity.is_request_complete.get()))
+            }
+        };
+        self.timer = timer;
+        let (response, is_local) = match outcome {
+            Ok(response) => (response, false),
+            Err(reply) => (self.answer(reply), true),
+        };
+        self.begin_response(response, is_local)
+    }
+
+    async fn respond(&mut self, mut parts: Parts, body: Body) -> Result<Response, LocalReply> {
+        let cx = &mut self.cx;
+        let connection = Rc::clone(&cx.connection);
+        let hcm = &connection.listener.hcm;
+
+        // 1. Is the head acceptable? What comes from the codec is refused before anything is known.
+        let is_http2 = parts.version == Version::HTTP_2;
+        if is_http2 {
+            strict::check_http2(&mut parts, &hcm.config)?;
+        } else {
+            strict::check_http1(&mut parts, &hcm.config, &connection.watch)?;
+        }
+        self.request.is_grpc = local_reply::is_grpc(&parts.headers);
+        cx.record(&parts);
+        headers::check_request(&mut parts, &hcm.config, connection.info.local)
+            .inspect_err(|reply| count_refusal(cx, reply))?;
+        let is_upgrade = parts.method == Method::CONNECT
+            || (!is_http2
+                && parts.headers.contains_key(header::UPGRADE)
+                && headers::wants_upgrade(&parts.headers));
+        self.request.is_upgrade = is_upgrade;
+
+        // 2. Who asks, and what the next hop may know of it.
+        let table = hcm.table(&cx.snapshot);
+        let internal_only = table.map_or(&[][..], |table| &table.config.internal_only_headers);
+        let origin = Origin {
+            remote: connection.info.remote,
+            local: connection.info.local,
+            own_address: hcm.own_address,
+            service_cluster: &hcm.service_cluster,
+            service_node: &hcm.service_node,
+        };
+        let prepared =
+            headers::prepare_request(&mut parts, &hcm.config, internal_only, &origin, || {
+                connection.worker.random()
+            });
+        cx.info.downstream_remote = prepared.client;
+        cx.info.request_id = parts.headers.get(headers::X_REQUEST_ID).cloned();
+        cx.scheme = prepared.scheme;
+        cx.is_internal = prepared.is_internal;
+
+        // 3. Which route; the stream keeps it to its end.
+        if let Some(table) = table {
+            cx.info.route_table = Some(Arc::clone(&table.config.name));
+            cx.matched = table.find(&parts, &cx.scheme, cx.is_internal);
+        }
+        if let Some(matched) = &cx.matched {
+            cx.info.route = Some(Arc::clone(&matched.route));
+            cx.info.virtual_host = Some(Arc::clone(&matched.virtual_host().name));
+            route_deadlines(cx, &matched.route.action, &parts.headers);
+        }
+        cx.record(&parts);
+        if is_upgrade && parts.method != Method::CONNECT {
+            hcm.stats.rq_ws_on_non_ws_route.inc();
+            return Err(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"));
+        }
+
+        // 4. Filters, in order; any may answer.
+        let body = request_body::watch(body, cx, !is_http2 && !hcm.config.http1.enable_trailers);
+        let mut chain = Chain::new(&hcm.filters);
+        chain.request_headers(&mut parts, cx).await?;
+
+        // 5. The router, which ends the chain.
+        let Some(matched) = cx.matched.clone() else {
+            hcm.router_stats.no_route.inc();
+            return Err(LocalReply::new(StatusCode::NOT_FOUND, "", "route_not_found")
+                .with_flags(ResponseFlags::NO_ROUTE_FOUND)
+                .with_reason(no_route_reason(cx, &parts)));
+        };
+        let mut response = router::forward(cx, &matched, parts, body).await?;
+
+        // 6. Filters, in reverse.
+        chain.response_headers(&mut response, cx).await?;
+        Ok(response)
+    }
+
+    /// Makes our own answer and notes why.
+    fn answer(&mut self, mut reply: LocalReply) -> Response {
+        let cx = &mut self.cx;
+        let hcm = Rc::clone(&cx.connection).listener.hcm.clone();
+        let to = ReplyTo { is_grpc: self.request.is_grpc, shows_reason: hcm.shows_reason };
+        let mut response = local_reply::into_response(&mut reply, to);
+        cx.info.flags.insert(reply.flags);
+        cx.info.details = Some(reply.details);
+        cx.info.reason = reply.reason;
+        if let Some(matched) = &cx.matched
+            && let Some(record) = &cx.record
+        {
+            router::mutate_direct_response(cx, matched, record.head(), response.headers_mut());
+        }
+        response
+    }
+
+    /// The last changes of the response's head; its body takes the stream along.
+    fn begin_response(mut self: Box<Self>, response: Response, is_local: bool) -> http::Response<ResponseBody> {
+        let now = Instant::now();
+        let (mut head, body) = response.into_parts();
+        let connection = Rc::clone(&self.cx.connection);
+        let hcm = &connection.listener.hcm;
+        let info = &mut self.cx.info;
+        let is_http1 = info.protocol != Version::HTTP_2;
+        // A 400 says that the message made no sense: what follows on an HTTP/1 connection may not either.
+        let is_bad = is_local
+            && (head.status == StatusCode::BAD_REQUEST
+                || info.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+                || self.request.is_upgrade)
+            && !hcm.config.stream_error_on_invalid_http_message;
+        let is_request_complete = self.cx.activity.is_request_complete.get();
+        let is_drained = connection.is_last_request();
+        if is_http1 && is_drained && connection.draining.get().is_some() {
+            hcm.stats.cx_drain_close.inc();
+        }
+        let cx = ResponseCx {
+            date: connection.worker.date(info.start_time + now.duration_since(info.start)),
+            request_id: info.request_id.as_ref(),
+            is_local,
+            closes: is_http1 && (is_bad || is_drained || (is_local && !is_request_complete)),
+        };
+        headers::finish_response(&mut head.headers, &hcm.config, cx);
+        info.response_code = Some(head.status);
+        info.downstream.first_tx = Some(now);
+        self.cx.activity.last.set(now);
+        self.log_response(&head.headers);
+        if is_http1 {
+            *connection.responding.borrow_mut() = Some(Rc::clone(&self.cx.activity));
+        }
+        let is_bodyless = self.request.is_head;
+        let drops_trailers = is_http1 && !hcm.config.http1.enable_trailers;
+        let body = ResponseBody::new(body, self, is_bodyless, drops_trailers);
+        http::Response::from_parts(head, body)
+    }
+}
+
+impl Stream {
+    /// Answers what never became a request: the text to send, and the stream to be completed.
+    pub(super) fn refuse(mut self: Box<Self>, reply: LocalReply) -> (BytesMut, Refused) {
+        let status = reply.status;
+        let mut response = self.answer(reply);
+        let connection = Rc::clone(&self.cx.connection);
+        let cx = ResponseCx {
+            date: connection.worker.date(self.cx.info.start_time),
+            request_id: None,
+            is_local: true,
+            closes: true,
+        };
+        headers::finish_response(response.headers_mut(), &connection.listener.hcm.config, cx);
+        self.cx.info.response_code = Some(status);
+        self.log_response(response.headers());
+        if let Body::Full(body) = response.body() {
+            self.cx.info.bytes_sent.set(body.len() as u64);
+        }
+        (http1::text_of(&response), Refused(self))
+    }
+}
+
+/// A refused stream whose answer is being sent.
+#[derive(Debug)]
+pub(super) struct Refused(Box<Stream>);
+
+impl Refused {
+    /// The answer is sent.
+    pub(super) fn complete(mut self) {
+        self.0.finish(&Outcome::Complete, None);
+    }
+}
+
+/// How a stream ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The response went out completely.
+    Complete,
+    /// The response's body failed, with what is to be noted.
+    Failed(ResponseFlags, &'static str),
+    /// The client reset the stream or closed the connection.
+    Downstream,
+}
+
+impl Stream {
+    /// Ends the stream's record: statistics, access log, span. Only the first call counts.
+    pub fn finish(&mut self, outcome: &Outcome, trailers: Option<&http::HeaderMap>) {
+        if std::mem::replace(&mut self.is_finished, true) {
+            return;
+        }
+        let now = Instant::now();
+        let connection = &self.cx.connection;
+        let hcm = &connection.listener.hcm;
+        let info = &mut self.cx.info;
+        info.downstream.last_tx = Some(now);
+        match outcome {
+            Outcome::Complete => {
+                hcm.stats.rq_time.record(millis(now, info.start));
+                if !self.cx.activity.is_request_complete.get() {
+                    hcm.stats.rq_response_before_rq_complete.inc();
+                }
+            }
+            Outcome::Failed(flags, details) => {
+                info.flags.insert(*flags);
+                info.details = Some((*details).into());
+                hcm.stats.rq_tx_reset.inc();
+            }
+            Outcome::Downstream => match self.cx.activity.expired.get() {
+                Some(expiry) => {
+                    info.flags.insert(expiry.reply(true).flags);
+                    info.details = Some(expiry.details().into());
+                    hcm.stats.rq_tx_reset.inc();
+                }
+                None => {
+                    info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                    info.details = Some("downstream_remote_disconnect".into());
+                    hcm.stats.rq_rx_reset.inc();
+                }
+            },
+        }
+        if let Some(status) = info.response_code {
+            hcm.stats.count_response(status);
+            hcm.listener_stats.count_response(status);
+        }
+        hcm.stats.rq_active.dec();
+        connection.streams.set(connection.streams.get().saturating_sub(1));
+        connection.idle_since.set(now);
+        *connection.responding.borrow_mut() = None;
+        connection.watch.finish_stream();
+        if !hcm.access_logs.is_empty() {
+            let cx = crate::telemetry::format::Context {
+                info,
+                request: self.cx.record.as_ref().map(RequestRecord::head),
+                response: self.logged_response.as_ref(),
+                trailers,
+            };
+            hcm.access_logs.log(&cx);
+        }
+    }
+
+    fn log_response(&mut self, headers: &http::HeaderMap) {
+        let hcm = &self.cx.connection.listener.hcm;
+        if hcm.access_logs.is_empty() {
+            return;
+        }
+        let needed = &hcm.access_logs.needed().response;
+        let mut kept = http::HeaderMap::with_capacity(needed.len());
+        for name in needed {
+            if let Some(value) = headers.get(name) {
+                kept.insert(name.clone(), value.clone());
+            }
+        }
+        self.logged_response = Some(kept);
+    }
+
+    fn count_expiry(&self) {
+        let stats = &self.cx.hcm().stats;
+        match self.cx.activity.expired.get() {
+            Some(Expiry::Idle) => stats.rq_idle_timeout.inc(),
+            Some(Expiry::Request) => stats.rq_timeout.inc(),
+            Some(Expiry::RequestHeaders) => stats.rq_header_timeout.inc(),
+            Some(Expiry::MaxDuration) => stats.rq_max_duration_reached.inc(),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.finish(&Outcome::Downstream, None);
+    }
+}
+
+fn millis(now: Instant, start: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(start).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn count_refusal(cx: &StreamCx, reply: &LocalReply) {
+    let stats = &cx.hcm().stats;
+    match &*reply.details {
+        "absolute_path_rejected" => stats.rq_non_relative_path.inc(),
+        "path_normalization_failed" if reply.status == StatusCode::TEMPORARY_REDIRECT => {
+            stats.rq_redirected_with_normalized_path.inc();
+        }
+        "path_normalization_failed" => stats.rq_failed_path_normalization.inc(),
+        _ => {}
+    }
+}
+
+/// The route's own limits replace the connection manager's.
+fn route_deadlines(cx: &StreamCx, action: &Action, headers: &http::HeaderMap) {
+    let Action::Forward(forward) = action else { return };
+    if let Some(idle) = forward.idle_timeout {
+        cx.activity.idle_timeout.set(idle);
+    }
+    if let Some(max) = router::max_stream_duration(forward, headers) {
+        cx.activity.max_deadline.set((!max.is_zero()).then(|| cx.info.start + max));
+    }
+}
+
+fn no_route_reason(cx: &StreamCx, parts: &Parts) -> String {
+    let head = RequestHead::new(parts, &cx.scheme);
+    let host = head.authority().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    match &cx.info.route_table {
+        Some(table) => {
+            format!("no route in {table} for {} {host}{}", parts.method, head.path)
+        }
+        None => "the route configuration is not there yet".to_owned(),
+    }
+}

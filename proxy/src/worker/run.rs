@@ -1,0 +1,138 @@
+//! A worker's thread: its runtime, and how it follows snapshots and the process's life.
+
+use std::{io, rc::Rc, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::watch,
+};
+
+use super::{Worker, accept::Acceptor};
+use crate::{snapshot::Snapshot, telemetry::stats};
+
+/// What the process is doing, as workers see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Serving.
+    #[default]
+    Running,
+    /// Listening no more, connections drain (`/drain_listeners`).
+    ListenersDrained,
+    /// As before, and the worker ends with its last connection.
+    Draining,
+    /// The worker ends at once.
+    Stopped,
+}
+
+/// What a worker needs from the main thread.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--drain-time-s`
+    pub drain_time: Duration,
+    /// Configuration.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Life.
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// Starts the thread of worker `index` (from 1).
+///
+/// # Errors
+/// When the thread or its runtime cannot be made.
+pub fn spawn(index: usize, settings: Settings) -> io::Result<thread::JoinHandle<io::Result<()>>> {
+    thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        stats::set_worker(index);
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())?;
+        runtime.block_on(run(index, settings));
+        Ok(())
+    })
+}
+
+async fn run(index: usize, settings: Settings) {
+    let Settings { drain_time, mut snapshots, mut phase } = settings;
+    let first = Arc::clone(&snapshots.borrow_and_update());
+    let worker = Rc::new(Worker::new(index, drain_time, first));
+    let mut acceptors = Vec::new();
+    apply(&worker, &mut acceptors, *phase.borrow_and_update());
+    loop {
+        let now = *phase.borrow_and_update();
+        if now == Phase::Stopped || (now == Phase::Draining && worker.connections.is_empty()) {
+            return;
+        }
+        tokio::select! {
+            biased;
+            changed = phase.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                if *phase.borrow() != Phase::Running {
+                    stop_listening(&worker, &mut acceptors);
+                }
+            }
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let next = Arc::clone(&snapshots.borrow_and_update());
+                worker.set_snapshot(next);
+                apply(&worker, &mut acceptors, now);
+            }
+            () = worker.connections.wait_empty(), if now == Phase::Draining => {}
+        }
+    }
+}
+
+/// Opens, keeps and closes sockets as the snapshot says; connections of listeners that are gone or
+/// changed drain, others are not touched.
+fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
+    let snapshot = worker.snapshot();
+    worker.pools.reconcile(|id| snapshot.clusters.values().any(|cluster| cluster.id == id));
+    if phase != Phase::Running {
+        return;
+    }
+    let wanted = |acceptor: &Acceptor| {
+        snapshot.listeners.iter().find(|listener| {
+            listener.sockets.iter().any(|sockets| Arc::ptr_eq(sockets, &acceptor.sockets))
+        })
+    };
+    for acceptor in std::mem::take(acceptors) {
+        match wanted(&acceptor) {
+            Some(listener) => {
+                acceptor.update(listener);
+                acceptors.push(acceptor);
+            }
+            None => acceptor.stop(worker),
+        }
+    }
+    for listener in &snapshot.listeners {
+        for sockets in &listener.sockets {
+            if acceptors.iter().any(|acceptor| Arc::ptr_eq(&acceptor.sockets, sockets)) {
+                continue;
+            }
+            match Acceptor::start(worker, sockets, listener) {
+                Ok(Some(acceptor)) => acceptors.push(acceptor),
+                Ok(None) => {}
+                Err(error) => tracing::error!(
+                    %error,
+                    address = %sockets.address(),
+                    listener = %listener.config.name,
+                    "cannot listen"
+                ),
+            }
+        }
+    }
+    worker.connections.drain(|used| {
+        !snapshot.listeners.iter().any(|listener| Arc::ptr_eq(listener, used))
+    });
+}
+
+fn stop_listening(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>) {
+    for acceptor in std::mem::take(acceptors) {
+        acceptor.stop(worker);
+    }
+    // Tasks of connections that were accepted just now begin later: they see the phase by themselves.
+    worker.set_draining();
+    worker.connections.drain(|_| true);
+}
