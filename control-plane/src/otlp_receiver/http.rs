@@ -2,6 +2,7 @@
 //! the request's encoding.
 
 use std::io::Read as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,29 +19,55 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use outrigger_traces::{IngestError, Store};
 use prost::Message as _;
 use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
 
 use super::MAX_REQUEST;
 
 /// How long a client may take to send its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// Bytes of bodies held at once, over all connections.
+pub(super) const BODIES: usize = 64 << 20;
+/// Bodies decompressed and decoded at once: they grow manyfold on the way.
+const DECODES: usize = 4;
+/// When to send again what found no room.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) async fn serve(
     listener: TcpListener,
     store: Store,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    axum::serve(listener, router(store))
+    axum::serve(listener, router(Receiver::new(store, BODIES)))
         .with_graceful_shutdown(shutdown)
         .await
         .context("OTLP receiver over HTTP")
 }
 
-pub(super) fn router(store: Store) -> Router {
+/// The store, and the room for what is on its way there.
+#[derive(Clone, Debug)]
+pub(super) struct Receiver {
+    store: Store,
+    bodies: Arc<Semaphore>,
+    decodes: Arc<Semaphore>,
+}
+
+impl Receiver {
+    pub(super) fn new(store: Store, bodies: usize) -> Self {
+        let decodes = Arc::new(Semaphore::new(DECODES));
+        Self {
+            store,
+            bodies: Arc::new(Semaphore::new(bodies)),
+            decodes,
+        }
+    }
+}
+
+pub(super) fn router(receiver: Receiver) -> Router {
     Router::new()
         .route("/v1/traces", post(export).fallback(wrong_method))
         .fallback(wrong_path)
-        .with_state(store)
+        .with_state(receiver)
 }
 
 /// The encoding of a request's body, and so of its answer.
@@ -103,7 +130,7 @@ impl From<IngestError> for Refusal {
     }
 }
 
-async fn export(State(store): State<Store>, request: Request) -> Response {
+async fn export(State(receiver): State<Receiver>, request: Request) -> Response {
     let Some(encoding) = encoding(request.headers()) else {
         let refusal = Refusal::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -112,32 +139,35 @@ async fn export(State(store): State<Store>, request: Request) -> Response {
         );
         return refused(Encoding::Json, &refusal);
     };
-    match take(&store, request, encoding).await {
+    match take(&receiver, request, encoding).await {
         Ok(response) => accepted(encoding, &response),
         Err(refusal) => refused(encoding, &refusal),
     }
 }
 
 async fn take(
-    store: &Store,
+    receiver: &Receiver,
     request: Request,
     encoding: Encoding,
 ) -> Result<ExportTraceServiceResponse, Refusal> {
     let gzip = is_gzip(request.headers())?;
-    let body = tokio::time::timeout(BODY_TIME, read(request))
+    let body = tokio::time::timeout(BODY_TIME, read(request, &receiver.bodies))
         .await
         .map_err(|_| {
             let message = format!("the body did not arrive within {BODY_TIME:?}");
             Refusal::new(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, message)
         })??;
+    let slot = Arc::clone(&receiver.decodes).acquire_owned().await;
     // Megabytes of decompressing and decoding would hold up the other connections.
-    let export = tokio::task::spawn_blocking(move || decode(&body, gzip, encoding))
-        .await
-        .map_err(|error| {
-            let message = format!("decoding failed: {error}");
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, message)
-        })??;
-    Ok(super::response(store.ingest(export).await?))
+    let export = tokio::task::spawn_blocking(move || {
+        let _slot = slot;
+        decode(&body.bytes, gzip, encoding)
+    });
+    let export = export.await.map_err(|error| {
+        let message = format!("decoding failed: {error}");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, message)
+    })??;
+    Ok(super::response(receiver.store.ingest(export).await?))
 }
 
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
@@ -170,7 +200,13 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, Refusal> {
     }
 }
 
-async fn read(request: Request) -> Result<Vec<u8>, Refusal> {
+/// A whole body, with the room that it takes.
+struct Received {
+    bytes: Vec<u8>,
+    _room: Vec<OwnedSemaphorePermit>,
+}
+
+async fn read(request: Request, bodies: &Arc<Semaphore>) -> Result<Received, Refusal> {
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -179,6 +215,7 @@ async fn read(request: Request) -> Result<Vec<u8>, Refusal> {
         return Err(Refusal::too_large());
     }
     let mut body = Vec::with_capacity(announced.unwrap_or(0).min(64 * 1024));
+    let mut room = Vec::new();
     let mut chunks = request.into_body().into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk =
@@ -186,9 +223,22 @@ async fn read(request: Request) -> Result<Vec<u8>, Refusal> {
         if body.len() + chunk.len() > MAX_REQUEST {
             return Err(Refusal::too_large());
         }
+        let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        let taken = Arc::clone(bodies).try_acquire_many_owned(bytes);
+        room.push(taken.map_err(|_| Refusal {
+            retry_after: Some(RETRY_AFTER),
+            ..Refusal::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                Code::ResourceExhausted,
+                "too many requests are being read; send again later",
+            )
+        })?);
         body.extend_from_slice(&chunk);
     }
-    Ok(body)
+    Ok(Received {
+        bytes: body,
+        _room: room,
+    })
 }
 
 fn decode(

@@ -448,6 +448,36 @@ async fn a_full_store_asks_to_send_again() {
 }
 
 #[tokio::test]
+async fn bodies_beyond_the_room_are_refused_and_give_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Limits::default()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+    let router = http::router(http::Receiver::new(store, 1000));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let client: Client<HttpConnector, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).build_http();
+    for (size, status) in [
+        (900, 400),
+        (1100, 429),
+        (900, 400),
+        (1100, 429),
+        (1000, 400),
+    ] {
+        let request = Request::post(&uri)
+            .header("content-type", JSON)
+            .body(Full::new(Bytes::from("x".repeat(size))))
+            .unwrap();
+        let response = client.request(request).await.unwrap();
+        assert_eq!(response.status(), status, "{size} bytes");
+        assert_eq!(
+            response.headers().contains_key("retry-after"),
+            status == 429
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_closed_store_is_unavailable() {
     let receiver = start(Limits::default()).await;
     receiver.store.close();
