@@ -138,10 +138,11 @@ impl Application for Serving {
         for rejection in &news.rejected {
             tracing::warn!(node = entry.node.id, "proxy refused an update: {rejection}");
         }
+        let rejection = entry.settled_rejection();
         for change in changes.iter_mut() {
             if entry.in_sync {
                 change.acked(id, now, now_at);
-            } else if let Some(rejection) = news.rejected.first() {
+            } else if let Some(rejection) = &rejection {
                 change.rejected(id, &entry.node.id, rejection);
             }
         }

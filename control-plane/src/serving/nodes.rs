@@ -18,6 +18,8 @@ pub(super) struct Entry {
     sender: watch::Sender<Option<Arc<Snapshot>>>,
     /// What it is to have; none before the first model.
     pub(super) target: Option<Arc<Snapshot>>,
+    /// Whether its stream is served from `target` already.
+    is_current: bool,
     /// Whether it has said that it has all of `target` that it asked for.
     pub(super) in_sync: bool,
     /// The last version of the model that it has completely.
@@ -64,6 +66,7 @@ impl Entry {
             listeners,
             sender,
             target: None,
+            is_current: false,
             in_sync: false,
             version: 0,
             synced_at: None,
@@ -91,6 +94,7 @@ impl Entry {
             return self.rejection().map_or(Turn::Wait, Turn::Refused);
         }
         self.in_sync = false;
+        self.is_current = false;
         self.target = Some(Arc::clone(&next));
         self.sender.send_replace(Some(next));
         Turn::Wait
@@ -102,6 +106,18 @@ impl Entry {
             let nack = state.nack.as_ref()?;
             Some(format!("{}: {}", super::short_type(&state.type_url), nack.message))
         })
+    }
+
+    /// What it refuses, if it has taken everything else: there is nothing more to wait for.
+    pub(super) fn settled_rejection(&self) -> Option<String> {
+        let refused = |state: &TypeState| {
+            let nack = state.nack.as_ref();
+            nack.is_some_and(|nack| Some(&nack.version) == state.version_sent.as_ref())
+        };
+        let settled = self.is_current
+            && !self.in_sync
+            && self.types.iter().all(|state| state.in_sync || refused(state));
+        if settled { self.rejection() } else { None }
     }
 
     /// Takes in the state of its stream, as of being served from `snapshot`.
@@ -136,6 +152,7 @@ impl Entry {
             self.version = version;
             self.synced_at = Some(now);
         }
+        self.is_current = is_current;
         if is_current {
             self.in_sync = in_sync;
         }
