@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, Request, Uri, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
     request::Parts,
     response,
     uri::{Authority, PathAndQuery, Scheme},
@@ -19,8 +19,8 @@ use http::{
 use http_body::{Body as _, Frame};
 
 use super::{
-    failure::Ended,
-    response_body::{Exchange, Held, ResponseBody, UploadTask, note_expired},
+    failure::{Ended, transport_failure},
+    response_body::{Exchange, Held, ResponseBody, UploadTask, note_expired, note_failed},
     timeout::Deadlines,
 };
 use crate::{
@@ -67,18 +67,17 @@ impl Attempt {
             Ok(_) => {}
             Err(Ended::Expired(expired)) => note_expired(*expired, &cluster, &host),
             Err(Ended::Failed(failure)) => {
-                if let Failure::Connect(failure) = failure {
-                    cx.info.upstream.transport_failure = Some(failure.reason.clone());
-                }
-                if !matches!(failure, Failure::Overflow(_) | Failure::Connect(_)) {
-                    cluster.stats.upstream_rq_rx_reset.inc();
-                }
+                cx.info.upstream.transport_failure = transport_failure(failure).map(Into::into);
+                note_failed(failure, &cluster, &host, is_http2);
             }
         }
         outcome
     }
 
     async fn http1(mut self, cx: &mut StreamCx) -> Outcome {
+        if self.upload.is_none() && says_no_body(&self.parts) {
+            self.parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let pool = cx.worker().pools.http1(&self.cluster, &self.host, self.priority);
         self.parts.version = Version::HTTP_11;
         let mut request = Request::from_parts(self.parts, Upload::new(self.body, self.upload.clone()));
@@ -148,6 +147,15 @@ impl Attempt {
         };
         received(cx, parts, Body::http2(stream, length), exchange, self.deadlines).await
     }
+}
+
+/// Whether an HTTP/1 request without a body must say so: its method would let one expect it.
+fn says_no_body(parts: &Parts) -> bool {
+    let is_bodyless = matches!(
+        parts.method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    );
+    !is_bodyless && !parts.headers.contains_key(header::CONTENT_LENGTH)
 }
 
 /// Runs `future` until it is ready or a deadline passes.

@@ -81,18 +81,10 @@ fn failed_reply(failure: &Failure) -> LocalReply {
         }
         Failure::Protocol => ("protocol error", StatusCode::BAD_GATEWAY),
     };
-    let transport = match failure {
-        Failure::Connect(failure) if !failure.is_timeout => {
-            Some(format!("delayed connect error: {}", failure.reason))
-        }
-        _ => None,
-    };
-    let (mut body, mut details) = (
-        format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}"),
-        format!("upstream_reset_before_response_started{{{reason}"),
-    );
-    if let Some(transport) = transport {
-        body = format!("{body}, transport failure reason: {transport}");
+    let body =
+        format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+    let mut details = format!("upstream_reset_before_response_started{{{reason}");
+    if let Some(transport) = transport_failure(failure) {
         details = format!("{details}|{transport}");
     }
     details.push('}');
@@ -103,6 +95,16 @@ fn failed_reply(failure: &Failure) -> LocalReply {
             reply.with_header(OVERLOADED.clone(), HeaderValue::from_static("true"))
         }
         _ => reply,
+    }
+}
+
+/// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+pub(super) fn transport_failure(failure: &Failure) -> Option<String> {
+    match failure {
+        Failure::Connect(failure) if !failure.is_timeout => {
+            Some(format!("delayed connect error: {}", failure.reason))
+        }
+        _ => None,
     }
 }
 

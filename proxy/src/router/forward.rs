@@ -37,7 +37,7 @@ static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-coun
 pub async fn forward(
     cx: &mut StreamCx,
     matched: &Match,
-    parts: Parts,
+    mut parts: Parts,
     body: Body,
 ) -> Result<Response, LocalReply> {
     let stats = &cx.hcm().router_stats;
@@ -46,8 +46,11 @@ pub async fn forward(
         Action::Forward(action) => send(cx, matched, action, parts, body).await,
         Action::Redirect(redirect) => {
             stats.rq_redirect.inc();
-            let location =
-                rewrite::location(redirect, &matched.route.matches, cx.scheme.as_str(), &parts);
+            if let Some(path) = &redirect.path {
+                rewrite::redirect_path(path, &matched.route.matches, &mut parts);
+                cx.record(&parts);
+            }
+            let location = rewrite::location(redirect, cx.scheme.as_str(), &parts);
             let reply = LocalReply::new(redirect.status, "", "direct_response");
             Err(match location {
                 Some(location) => reply.with_header(header::LOCATION, location),

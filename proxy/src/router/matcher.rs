@@ -1,6 +1,6 @@
 //! Evaluates match conditions of routes on a request, with Envoy's semantics and without allocating.
 
-use http::{HeaderMap, Method, header, request::Parts, uri::Scheme};
+use http::{HeaderMap, HeaderName, Method, header, request::Parts, uri::Scheme};
 use smallvec::SmallVec;
 
 use crate::config::{
@@ -101,33 +101,70 @@ pub fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
     }
 }
 
-/// Whether a header condition holds.
+/// Whether a header condition holds: for any one of the values of its name.
 #[must_use]
 pub fn header_matches(matcher: &HeaderMatcher, view: &View<'_>) -> bool {
-    with_value(&matcher.name, view, |value| {
-        let value = match value {
-            Some(value) => value,
-            None if matcher.treat_missing_as_empty => b"",
-            // Without a value only a presence condition can hold, inverted or not.
-            None => {
-                return matches!(
-                    matcher.kind,
-                    HeaderMatchKind::Present(present) if present == matcher.invert
-                );
+    let holds = |value: &[u8]| match &matcher.kind {
+        HeaderMatchKind::String(matcher) => string_matches(matcher, value),
+        HeaderMatchKind::Range { start, end } => {
+            integer(value).is_some_and(|number| (*start..*end).contains(&number))
+        }
+        HeaderMatchKind::Present(present) => *present,
+    };
+    let any = match &matcher.name {
+        HeaderKey::Name(name) => {
+            let mut values = view.headers.get_all(name).iter();
+            match (values.next(), values.next()) {
+                (None, _) => None,
+                (Some(only), None) => Some(holds(only.as_bytes())),
+                (Some(_), Some(_)) if is_inline(name) => {
+                    Some(with_value(&matcher.name, view, |value| value.is_some_and(holds)))
+                }
+                (Some(first), Some(second)) => {
+                    let mut all = [first, second].into_iter().chain(values);
+                    Some(all.any(|value| holds(value.as_bytes())))
+                }
             }
-        };
-        let holds = match &matcher.kind {
-            HeaderMatchKind::String(matcher) => string_matches(matcher, value),
-            HeaderMatchKind::Range { start, end } => {
-                integer(value).is_some_and(|number| (*start..*end).contains(&number))
-            }
-            HeaderMatchKind::Present(present) => *present,
-        };
-        holds != matcher.invert
-    })
+        }
+        HeaderKey::Method | HeaderKey::Path | HeaderKey::Authority | HeaderKey::Scheme => {
+            Some(with_value(&matcher.name, view, |value| value.is_some_and(holds)))
+        }
+    };
+    match any {
+        Some(any) => any != matcher.invert,
+        None if matcher.treat_missing_as_empty => holds(b"") != matcher.invert,
+        // Without a value only a presence condition can hold, inverted or not.
+        None => {
+            matches!(matcher.kind, HeaderMatchKind::Present(present) if present == matcher.invert)
+        }
+    }
 }
 
-/// Calls `with` with the value of a header; several values of one name are joined with commas.
+/// Headers whose values Envoy joins into one when it receives them.
+fn is_inline(name: &HeaderName) -> bool {
+    const INLINE: [HeaderName; 16] = [
+        header::ACCEPT,
+        header::ACCEPT_ENCODING,
+        header::AUTHORIZATION,
+        header::CACHE_CONTROL,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::EXPECT,
+        header::ORIGIN,
+        header::REFERER,
+        header::TE,
+        header::USER_AGENT,
+        header::VIA,
+        HeaderName::from_static("x-forwarded-for"),
+        HeaderName::from_static("x-forwarded-host"),
+        HeaderName::from_static("x-forwarded-proto"),
+        HeaderName::from_static("x-request-id"),
+    ];
+    INLINE.contains(name)
+}
+
+/// Calls `with` with the value of a header; several values of one name are joined, cookies with
+/// semicolons, others with commas.
 pub fn with_value<R>(
     key: &HeaderKey,
     view: &View<'_>,
@@ -143,9 +180,10 @@ pub fn with_value<R>(
     let mut values = view.headers.get_all(name).iter();
     let Some(first) = values.next() else { return with(None) };
     let Some(second) = values.next() else { return with(Some(first.as_bytes())) };
+    let separator: &[u8] = if *name == header::COOKIE { b"; " } else { b"," };
     let mut joined: SmallVec<[u8; 512]> = SmallVec::from_slice(first.as_bytes());
     for value in std::iter::once(second).chain(values) {
-        joined.push(b',');
+        joined.extend_from_slice(separator);
         joined.extend_from_slice(value.as_bytes());
     }
     with(Some(&joined))
@@ -194,7 +232,7 @@ fn starts_with(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use http::{HeaderName, Request};
+    use http::Request;
 
     use super::*;
 
@@ -225,10 +263,25 @@ mod tests {
     }
 
     #[test]
-    fn values_of_one_name_are_joined() {
-        let matcher = header(HeaderMatchKind::String(exact("1,2")));
-        assert!(holds(&matcher, &[("x-a", "1"), ("x-a", "2")]));
-        assert!(!holds(&matcher, &[("x-a", "1")]));
+    fn any_value_of_a_name_counts() {
+        let two = [("x-a", "1"), ("x-a", "2")];
+        let mut matcher = header(HeaderMatchKind::String(exact("2")));
+        assert!(holds(&matcher, &two));
+        matcher.invert = true;
+        assert!(!holds(&matcher, &two));
+        assert!(!holds(&header(HeaderMatchKind::String(exact("1,2"))), &two));
+        assert!(holds(&header(HeaderMatchKind::Range { start: 2, end: 3 }), &two));
+    }
+
+    #[test]
+    fn values_of_some_names_are_joined() {
+        let mut matcher = header(HeaderMatchKind::String(exact("a,b")));
+        matcher.name = HeaderKey::Name(header::ACCEPT);
+        assert!(holds(&matcher, &[("accept", "a"), ("accept", "b")]));
+        assert!(!holds(&matcher, &[("accept", "a")]));
+        matcher.name = HeaderKey::Name(header::COOKIE);
+        matcher.kind = HeaderMatchKind::String(exact("a; b"));
+        assert!(holds(&matcher, &[("cookie", "a"), ("cookie", "b")]));
     }
 
     #[test]

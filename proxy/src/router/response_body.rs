@@ -80,10 +80,10 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.held.is_some() {
+        if let Some(Held::Http2 { .. }) = self.held {
             self.cluster.stats.upstream_rq_tx_reset.inc();
-            self.abandon();
         }
+        self.abandon();
     }
 }
 
@@ -100,13 +100,17 @@ impl ResponseBody {
     fn failed(&mut self, error: &BodyError) -> BodyError {
         let failure = match error {
             BodyError::Http2(error) => Failure::from_http2(error),
-            BodyError::Http1(_) | BodyError::Ended(_) | BodyError::Upstream { .. } => {
-                Failure::ConnectionTermination
-            }
+            // An HTTP/1 body that ends early breaks the protocol.
+            BodyError::Http1(_) => Failure::Protocol,
+            BodyError::Ended(_) | BodyError::Upstream { .. } => Failure::ConnectionTermination,
         };
-        self.exchange.cluster.stats.upstream_rq_rx_reset.inc();
-        self.exchange.host.stats.rq_error.fetch_add(1, Relaxed);
-        self.exchange.abandon();
+        let exchange = &mut self.exchange;
+        if let BodyError::Http1(_) = error {
+            exchange.cluster.stats.upstream_cx_protocol_error.inc();
+        } else {
+            count_reset(&failure, &exchange.cluster);
+        }
+        exchange.abandon();
         BodyError::Upstream { flags: failure_flags(&failure), details: late_details(&failure) }
     }
 
@@ -114,6 +118,28 @@ impl ResponseBody {
         note_expired(expired, &self.exchange.cluster, &self.exchange.host);
         self.exchange.abandon();
         BodyError::Upstream { flags: expired_flags(expired), details: expired_details(expired) }
+    }
+}
+
+/// Counts a failed attempt.
+pub(super) fn note_failed(failure: &Failure, cluster: &Cluster, host: &Host, is_http2: bool) {
+    if matches!(failure, Failure::Overflow(_)) {
+        return;
+    }
+    host.stats.rq_error.fetch_add(1, Relaxed);
+    if is_http2 {
+        count_reset(failure, cluster);
+    }
+}
+
+/// Counts a stream of HTTP/2 that did not end well.
+fn count_reset(failure: &Failure, cluster: &Cluster) {
+    let stats = &cluster.stats;
+    match failure {
+        Failure::RemoteReset | Failure::RefusedStream => stats.upstream_rq_rx_reset.inc(),
+        Failure::Protocol | Failure::Request => stats.upstream_rq_tx_reset.inc(),
+        Failure::ConnectionTermination => stats.upstream_rq_pending_failure_eject.inc(),
+        Failure::Overflow(_) | Failure::Connect(_) => {}
     }
 }
 

@@ -11,6 +11,7 @@ use crate::config::route::{
 };
 
 static ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+static ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -30,6 +31,19 @@ pub(super) fn rewrite_path(rewrite: &PathRewrite, matches: &RouteMatch, parts: &
         }
         parts.uri = uri;
     }
+}
+
+/// Rewrites the path for a redirect, where that is based on the request's.
+pub(super) fn redirect_path(redirect: &PathRedirect, matches: &RouteMatch, parts: &mut Parts) {
+    let rewrite = match redirect {
+        PathRedirect::Path(_) => return,
+        PathRedirect::Prefix(prefix) => PathRewrite::Prefix(prefix.clone()),
+        PathRedirect::Regex { pattern, substitution } => PathRewrite::Regex {
+            pattern: pattern.clone(),
+            substitution: substitution.clone(),
+        },
+    };
+    rewrite_path(&rewrite, matches, parts);
 }
 
 /// Rewrites the host; `auto` waits for the upstream host and is [`set_host`] then.
@@ -53,11 +67,15 @@ pub(super) fn rewrite_host(rewrite: &HostRewrite, append_forwarded: bool, parts:
     set_host(host, append_forwarded, &mut parts.headers);
 }
 
-/// Replaces the host. With `append_forwarded` the old one goes to the end of `x-forwarded-host`,
-/// unless it is there already.
+/// Replaces the host; the old one is kept in `x-envoy-original-host`. With `append_forwarded` it also
+/// goes to the end of `x-forwarded-host`, unless it is there already.
 pub(super) fn set_host(host: HeaderValue, append_forwarded: bool, headers: &mut HeaderMap) {
     let old = headers.insert(header::HOST, host);
-    if let Some(old) = old.filter(|old| append_forwarded && !old.is_empty()) {
+    if let Some(old) = old.filter(|old| !old.is_empty()) {
+        headers.insert(&ORIGINAL_HOST, old.clone());
+        if !append_forwarded {
+            return;
+        }
         let value = match headers.get(&FORWARDED_HOST).filter(|value| !value.is_empty()) {
             None => old,
             Some(value) => {
@@ -77,12 +95,7 @@ pub(super) fn set_host(host: HeaderValue, append_forwarded: bool, headers: &mut 
 }
 
 /// The `location` of a redirect.
-pub(super) fn location(
-    redirect: &Redirect,
-    matches: &RouteMatch,
-    scheme: &str,
-    parts: &Parts,
-) -> Option<HeaderValue> {
+pub(super) fn location(redirect: &Redirect, scheme: &str, parts: &Parts) -> Option<HeaderValue> {
     let new_scheme = match &redirect.scheme {
         Some(SchemeRedirect::Https) => "https",
         Some(SchemeRedirect::Scheme(scheme)) => scheme,
@@ -105,7 +118,23 @@ pub(super) fn location(
         location.extend_from_slice(b":");
         location.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
     }
-    location.extend_from_slice(&redirect_path(redirect, matches, path_and_query(&parts.uri)));
+    let path = path_and_query(&parts.uri);
+    match &redirect.path {
+        // A query of its own wins, and stays even with `strip_query`.
+        Some(PathRedirect::Path(new)) if new.contains('?') => {
+            location.extend_from_slice(new.as_bytes());
+        }
+        Some(PathRedirect::Path(new)) => {
+            location.extend_from_slice(new.as_bytes());
+            if let Some(query) = path.find('?').filter(|_| !redirect.strip_query) {
+                location.extend_from_slice(&path.as_bytes()[query..]);
+            }
+        }
+        Some(PathRedirect::Prefix(_) | PathRedirect::Regex { .. }) | None => {
+            let end = path.find('?').filter(|_| redirect.strip_query).unwrap_or(path.len());
+            location.extend_from_slice(&path.as_bytes()[..end]);
+        }
+    }
     HeaderValue::from_maybe_shared(location.freeze()).ok()
 }
 
@@ -121,30 +150,6 @@ fn request_host<'a>(host: &'a [u8], proto: &[u8], scheme: &str, new_port: bool) 
     let is_left_default = proto != scheme.as_bytes()
         && matches!((proto, &host[end..]), (b"https", b":443") | (b"http", b":80"));
     if new_port || is_left_default { &host[..end] } else { host }
-}
-
-fn redirect_path(redirect: &Redirect, matches: &RouteMatch, path: &str) -> Bytes {
-    let mut new = match &redirect.path {
-        None => Bytes::copy_from_slice(path.as_bytes()),
-        Some(PathRedirect::Prefix(prefix)) => replace_prefix(matches, path, prefix),
-        Some(PathRedirect::Regex { pattern, substitution }) => {
-            replace_path(pattern, substitution, path)
-        }
-        Some(PathRedirect::Path(new)) => {
-            // A query of its own wins, and stays even with `strip_query`.
-            if new.contains('?') {
-                return Bytes::copy_from_slice(new.as_bytes());
-            }
-            let query = path.find('?').map_or(&b""[..], |start| &path.as_bytes()[start..]);
-            [new.as_bytes(), query].concat().into()
-        }
-    };
-    if redirect.strip_query
-        && let Some(end) = new.iter().position(|byte| *byte == b'?')
-    {
-        new.truncate(end);
-    }
-    new
 }
 
 /// Replaces what the route matched (the prefix, or the whole path) at the start of a path.
@@ -238,7 +243,11 @@ mod tests {
     }
 
     fn located(redirect: &Redirect, path: &str) -> String {
-        let value = location(redirect, &prefix("/a"), "http", &parts(path)).unwrap();
+        let mut parts = parts(path);
+        if let Some(path) = &redirect.path {
+            redirect_path(path, &prefix("/a"), &mut parts);
+        }
+        let value = location(redirect, "http", &parts).unwrap();
         value.to_str().unwrap().to_owned()
     }
 
@@ -274,6 +283,7 @@ mod tests {
         let literal = HostRewrite::Literal(HeaderValue::from_static("b.example"));
         rewrite_host(&literal, true, &mut parts);
         assert_eq!(parts.headers["host"], "b.example");
+        assert_eq!(parts.headers["x-envoy-original-host"], "a.example:80");
         assert_eq!(parts.headers["x-forwarded-host"], "a.example:80");
         rewrite_host(&literal, true, &mut parts);
         assert_eq!(parts.headers["x-forwarded-host"], "a.example:80,b.example");

@@ -120,18 +120,16 @@ impl Resources {
 
 impl Resource {
     fn new(max: u32, open: Gauge, remaining: Option<Gauge>) -> Self {
-        let resource = Self {
+        if let Some(remaining) = &remaining {
+            remaining.add(i64::from(max));
+        }
+        Self {
             current: AtomicU64::new(0),
             max: AtomicU32::new(max),
             is_open: AtomicBool::new(false),
             open,
             remaining,
-        };
-        if let Some(remaining) = &resource.remaining {
-            remaining.add(i64::from(max));
         }
-        resource.note(0);
-        resource
     }
 
     fn update(&self, max: u32) {

@@ -137,7 +137,7 @@ impl Cluster {
             }
         }
         let gone: Vec<&Arc<Host>> = known.into_values().flatten().collect();
-        changed |= !gone.is_empty() || !self.initialized();
+        changed |= !gone.is_empty();
         if changed {
             let next = HostSet::new(
                 before.generation + 1,
@@ -148,7 +148,7 @@ impl Cluster {
             self.note_membership(&next);
             self.stats.membership_change.inc();
             self.hosts.store(Arc::new(next));
-        } else {
+        } else if self.initialized() {
             self.stats.update_no_rebuild.inc();
         }
         for host in gone {
@@ -163,7 +163,9 @@ impl Cluster {
         stats.membership_total.set(set.hosts.len() as u64);
         stats.membership_healthy.set(set.healthy() as u64);
         stats.membership_degraded.set(set.degraded() as u64);
-        stats.max_host_weight.set(u64::from(weight));
+        if !matches!(self.config.discovery, Discovery::Static(_)) {
+            stats.max_host_weight.set(u64::from(weight));
+        }
     }
 }
 

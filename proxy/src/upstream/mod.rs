@@ -10,6 +10,8 @@ mod codes;
 mod host;
 pub mod pool;
 mod stats;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use circuit::{Circuit, Resource, Resources};
 pub use cluster::Cluster;

@@ -21,6 +21,8 @@ macro_rules! cluster_stats {
             pub upstream_cx_connect_ms: Histogram,
             /// Life of connections, milliseconds.
             pub upstream_cx_length_ms: Histogram,
+            /// Requests of one connection.
+            pub upstream_rq_per_cx: Histogram,
         }
 
         impl ClusterStats {
@@ -32,6 +34,7 @@ macro_rules! cluster_stats {
                     $($gauge: scope.gauge(stringify!($gauge)),)*
                     upstream_cx_connect_ms: scope.histogram("upstream_cx_connect_ms", Unit::Milliseconds),
                     upstream_cx_length_ms: scope.histogram("upstream_cx_length_ms", Unit::Milliseconds),
+                    upstream_rq_per_cx: scope.histogram("upstream_rq_per_cx", Unit::Unspecified),
                     codes: CodeStats::new(&scope),
                     scope,
                 }
@@ -100,8 +103,10 @@ cluster_stats! {
         upstream_rq_total,
         /// Requests that waited for a connection.
         upstream_rq_pending_total,
-        /// Requests refused by a circuit breaker.
+        /// Requests refused by `max_pending_requests`.
         upstream_rq_pending_overflow,
+        /// Requests refused by `max_requests`.
+        upstream_rq_active_overflow,
         /// Requests failed while waiting for a connection.
         upstream_rq_pending_failure_eject,
         /// Requests given up while waiting for a connection.

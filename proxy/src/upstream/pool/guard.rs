@@ -3,6 +3,8 @@
 
 use std::{cell::Cell, rc::Rc, sync::atomic::Ordering::Relaxed, time::Instant};
 
+use http::Version;
+
 use super::Base;
 
 /// One request in flight on a connection.
@@ -16,7 +18,7 @@ impl ActiveRequest {
     pub(super) fn new(base: &Rc<Base>) -> Option<Self> {
         let stats = base.stats();
         if !base.resources().requests.try_acquire() {
-            stats.upstream_rq_pending_overflow.inc();
+            stats.upstream_rq_active_overflow.inc();
             return None;
         }
         stats.upstream_rq_total.inc();
@@ -82,9 +84,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(base: &Rc<Base>) -> Self {
+    pub(super) fn new(base: &Rc<Base>, protocol: Version) -> Self {
         let stats = base.stats();
         base.resources().connections.acquire();
+        match protocol {
+            Version::HTTP_2 => stats.upstream_cx_http2_total.inc(),
+            _ => stats.upstream_cx_http1_total.inc(),
+        }
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
         base.host.stats.cx_total.fetch_add(1, Relaxed);
@@ -145,6 +151,7 @@ impl Drop for Connection {
             stats.upstream_cx_destroy_with_active_rq.inc();
             destroyed_with_active.inc();
         }
+        stats.upstream_rq_per_cx.record(u64::from(self.served.get()));
         let length = self.start.elapsed().as_millis();
         stats.upstream_cx_length_ms.record(u64::try_from(length).unwrap_or(u64::MAX));
         self.base.host.stats.cx_active.fetch_sub(1, Relaxed);

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
@@ -109,7 +109,7 @@ impl Pool {
     fn make_connections(self: &Rc<Self>) {
         while self.connecting.get() < self.line.len() && self.base.may_connect() {
             self.connecting.set(self.connecting.get() + 1);
-            let connection = Rc::new(Connection::new(&self.base));
+            let connection = Rc::new(Connection::new(&self.base, Version::HTTP_11));
             tokio::task::spawn_local(Rc::clone(self).connect(connection));
         }
     }
@@ -128,7 +128,6 @@ impl Pool {
             }
         };
         connection.connected(io.local());
-        self.base.stats().upstream_cx_http1_total.inc();
         // The handshake of HTTP/1 sends nothing and cannot fail.
         if let Ok((sender, driver)) = self.builder().handshake(TokioIo::new(io)).await {
             let pool = Rc::clone(&self);
@@ -159,26 +158,29 @@ impl Pool {
 
     /// Runs a connection to its end.
     async fn drive(self: Rc<Self>, driver: Driver, connection: Rc<Connection>) {
-        let limit = self.base.cluster().config.max_connection_duration;
-        let mut driver = std::pin::pin!(driver);
-        let ended = match limit {
-            None => driver.await,
-            Some(limit) => match tokio::time::timeout(limit, driver.as_mut()).await {
-                Ok(ended) => ended,
-                Err(_elapsed) => {
-                    self.base.stats().upstream_cx_max_duration_reached.inc();
-                    connection.is_draining.set(true);
-                    self.drop_idle(|ready| ready.connection.is_draining.get());
-                    driver.await
-                }
-            },
-        };
+        // The driver is gone afterwards, so that its sender knows that it is closed.
+        let ended = self.run(driver, &connection).await;
         if ended.is_err_and(|error| error.is_parse()) {
             self.base.stats().upstream_cx_protocol_error.inc();
         }
         self.drop_idle(|ready| ready.sender.is_closed());
         drop(connection);
         self.make_connections();
+    }
+
+    async fn run(&self, driver: Driver, connection: &Connection) -> hyper::Result<()> {
+        let limit = self.base.cluster().config.max_connection_duration;
+        let Some(limit) = limit else { return driver.await };
+        let mut driver = std::pin::pin!(driver);
+        match tokio::time::timeout(limit, driver.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_elapsed) => {
+                self.base.stats().upstream_cx_max_duration_reached.inc();
+                connection.is_draining.set(true);
+                self.drop_idle(|ready| ready.connection.is_draining.get());
+                driver.await
+            }
+        }
     }
 
     fn drop_idle(&self, is_unwanted: impl Fn(&Ready) -> bool) {

@@ -12,7 +12,7 @@ use h2::{
     PingPong, SendStream,
     client::{self, ResponseFuture, SendRequest},
 };
-use http::Request;
+use http::{Request, Version};
 
 use super::{
     ActiveRequest, Base, Failure, HostPool, Limit,
@@ -120,7 +120,7 @@ impl Pool {
         while self.connecting.get().saturating_mul(room) < self.line.len() && self.base.may_connect()
         {
             self.connecting.set(self.connecting.get() + 1);
-            let connection = Connection::new(&self.base);
+            let connection = Connection::new(&self.base, Version::HTTP_2);
             tokio::task::spawn_local(Rc::clone(self).connect(connection));
         }
     }
@@ -144,7 +144,6 @@ impl Pool {
         match shaken {
             Ok((sender, driver)) => {
                 connection.connected(local);
-                self.base.stats().upstream_cx_http2_total.inc();
                 let on = Rc::new(Multiplexed {
                     sender: RefCell::new(sender),
                     connection,

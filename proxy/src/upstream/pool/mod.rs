@@ -190,3 +190,6 @@ impl Base {
         within || self.connections.get() == 0
     }
 }
+
+#[cfg(test)]
+mod tests;
