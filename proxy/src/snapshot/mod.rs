@@ -10,6 +10,8 @@ mod listeners;
 mod resource;
 mod routes;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, sync::Arc};
 
