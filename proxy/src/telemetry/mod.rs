@@ -3,6 +3,7 @@
 pub mod access_log;
 pub mod flags;
 pub mod format;
+pub mod otlp;
 pub mod span;
 pub mod stats;
 pub mod stream_info;

@@ -145,7 +145,10 @@ impl StreamInfo {
     /// The name of the chosen cluster.
     #[must_use]
     pub fn cluster_name(&self) -> Option<&Arc<str>> {
-        self.upstream.cluster.as_ref().map(|cluster| &cluster.config.name)
+        self.upstream
+            .cluster
+            .as_ref()
+            .map(|cluster| &cluster.config.name)
     }
 
     /// The time since the start of the stream.

@@ -1,13 +1,28 @@
 //! Parts that tests of several modules need.
 
 use std::{
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use super::stream_info::{ConnectionInfo, StreamInfo};
-use crate::config::listener::{DrainType, Listener, TrafficDirection};
+use super::{
+    stats::Registry,
+    stream_info::{ConnectionInfo, StreamInfo},
+};
+use crate::{
+    config::{
+        self,
+        cluster::{
+            CircuitBreakers, Discovery, Endpoint, EndpointAddress, HealthStatus, LbPolicy,
+            LoadAssignment, LocalityEndpoints, UpstreamProtocol,
+        },
+        http_connection_manager::Http1Options,
+        listener::{DrainType, Listener, TrafficDirection},
+    },
+    upstream::Cluster,
+};
 
 /// A listener without filter chains.
 pub(crate) fn listener() -> Listener {
@@ -39,4 +54,39 @@ pub(crate) fn stream_info() -> StreamInfo {
     let mut info = StreamInfo::new(Rc::new(connection), http::Version::HTTP_11);
     info.start_time = UNIX_EPOCH + Duration::new(1_795_568_811, 874_510_000);
     info
+}
+
+/// A STATIC cluster with hosts at `addresses`.
+pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry) -> Arc<Cluster> {
+    let endpoint = |address: &SocketAddr| Endpoint {
+        address: EndpointAddress::Socket(*address),
+        hostname: "".into(),
+        weight: 1,
+        health: HealthStatus::Unknown,
+    };
+    let assignment = LoadAssignment {
+        cluster_name: name.into(),
+        localities: vec![LocalityEndpoints {
+            endpoints: addresses.iter().map(endpoint).collect(),
+            ..LocalityEndpoints::default()
+        }],
+        overprovisioning_factor: 140,
+    };
+    let config = config::cluster::Cluster {
+        name: name.into(),
+        stat_name: name.replace(':', "_").into(),
+        discovery: Discovery::Static(assignment),
+        connect_timeout: Duration::from_secs(5),
+        lb_policy: LbPolicy::RoundRobin,
+        circuit_breakers: CircuitBreakers::default(),
+        protocol: UpstreamProtocol::Http1(Http1Options::default()),
+        idle_timeout: Duration::from_secs(3600),
+        max_requests_per_connection: 0,
+        max_stream_duration: None,
+        max_connection_duration: None,
+        per_connection_buffer_limit_bytes: 1 << 20,
+        healthy_panic_threshold: 50.0,
+        tcp_keepalive: None,
+    };
+    Cluster::new(Arc::new(config), registry, None)
 }

@@ -32,7 +32,8 @@ impl Buffers {
     /// Hands everything over, and forgets sinks that nobody else has.
     fn flush(&mut self) {
         self.by_sink.iter_mut().for_each(Buffer::send);
-        self.by_sink.retain(|buffer| Arc::strong_count(&buffer.sink) > 1);
+        self.by_sink
+            .retain(|buffer| Arc::strong_count(&buffer.sink) > 1);
     }
 }
 
@@ -57,8 +58,14 @@ pub(super) fn append(sink: &Arc<SinkFile>, write: impl FnOnce(&mut Vec<u8>, &mut
     // The thread may be ending; then nobody reads its last lines.
     let _ended = BUFFERS.try_with(|buffers| {
         let mut buffers = buffers.borrow_mut();
-        let Buffers { by_sink, scratch, is_armed } = &mut *buffers;
-        let at = by_sink.iter().position(|buffer| Arc::ptr_eq(&buffer.sink, sink));
+        let Buffers {
+            by_sink,
+            scratch,
+            is_armed,
+        } = &mut *buffers;
+        let at = by_sink
+            .iter()
+            .position(|buffer| Arc::ptr_eq(&buffer.sink, sink));
         let at = at.unwrap_or_else(|| {
             by_sink.push(Buffer {
                 sink: Arc::clone(sink),

@@ -11,7 +11,9 @@ use crate::{
 pub(super) fn add_needed(template: &JsonFormat, needed: &mut NeededHeaders) {
     match template {
         JsonFormat::Object(fields) => {
-            fields.iter().for_each(|(_, field)| add_needed(field, needed));
+            fields
+                .iter()
+                .for_each(|(_, field)| add_needed(field, needed));
         }
         JsonFormat::Array(items) => items.iter().for_each(|item| add_needed(item, needed)),
         JsonFormat::Format(format) => needed.add(format),

@@ -91,7 +91,10 @@ struct Logger {
 #[derive(Debug)]
 enum Line {
     Text(Format),
-    Json { format: JsonFormat, omit_empty: bool },
+    Json {
+        format: JsonFormat,
+        omit_empty: bool,
+    },
 }
 
 impl Loggers {

@@ -24,7 +24,10 @@ fn folder(name: &str) -> std::path::PathBuf {
 
 fn log(loggers: &Loggers) {
     let info = testing::stream_info();
-    let request = http::Request::get("/x").header("x-a", "h\u{e9}\"").body(()).unwrap();
+    let request = http::Request::get("/x")
+        .header("x-a", "h\u{e9}\"")
+        .body(())
+        .unwrap();
     let parts = request.into_parts().0;
     loggers.log(&Context {
         info: &info,
@@ -43,7 +46,9 @@ fn lines_reach_their_file_and_reopening_starts_a_new_one() {
     let registry = Registry::new(1);
     let logs = AccessLogs::new(&registry);
     let format = "%REQ(:METHOD)% %REQ(:path)%\n";
-    let loggers = logs.compile(&[text(format, &path), text("two\n", &path)]).unwrap();
+    let loggers = logs
+        .compile(&[text(format, &path), text("two\n", &path)])
+        .unwrap();
     assert!(!loggers.is_empty());
     log(&loggers);
     logs.flush(LONG);
@@ -55,7 +60,10 @@ fn lines_reach_their_file_and_reopening_starts_a_new_one() {
     logs.reopen();
     log(&loggers);
     logs.flush(LONG);
-    assert_eq!(std::fs::read_to_string(&old).unwrap(), "GET /x\ntwo\nGET /x\ntwo\n");
+    assert_eq!(
+        std::fs::read_to_string(&old).unwrap(),
+        "GET /x\ntwo\nGET /x\ntwo\n"
+    );
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "GET /x\ntwo\n");
     std::fs::remove_dir_all(folder).unwrap();
 }
@@ -68,7 +76,10 @@ fn lines_of_a_thread_that_ends_are_written() {
     let loggers = Arc::new(logs.compile(&[text("line\n", &path)]).unwrap());
     let theirs = Arc::clone(&loggers);
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         // Armed, but the runtime ends before the buffer is old.
         runtime.block_on(async { log(&theirs) });
     });
@@ -84,7 +95,10 @@ fn lines_are_written_before_they_are_old() {
     let path = folder.join("a.log");
     let logs = AccessLogs::new(&Registry::new(1));
     let loggers = logs.compile(&[text("line\n", &path)]).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         log(&loggers);
         let start = Instant::now();
@@ -101,7 +115,9 @@ fn lines_are_written_before_they_are_old() {
 fn a_full_disk_drops_lines_and_counts_them() {
     let registry = Registry::new(1);
     let logs = AccessLogs::new(&registry);
-    let loggers = logs.compile(&[text("line\n", Path::new("/dev/full"))]).unwrap();
+    let loggers = logs
+        .compile(&[text("line\n", Path::new("/dev/full"))])
+        .unwrap();
     log(&loggers);
     log(&loggers);
     logs.flush(LONG);
@@ -118,7 +134,11 @@ fn a_writer_that_hangs_blocks_nobody() {
     let fifo = folder.join("fifo");
     nix_mkfifo(&fifo);
     // Opened for reading and writing by nobody: keep our own reader that never reads.
-    let reader = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let reader = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&fifo)
+        .unwrap();
     let registry = Registry::new(1);
     let logs = AccessLogs::new(&registry);
     let line = format!("{}\n", "x".repeat(64 * 1024));
@@ -132,15 +152,23 @@ fn a_writer_that_hangs_blocks_nobody() {
 }
 
 fn nix_mkfifo(path: &Path) {
-    let status = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+    let status = std::process::Command::new("mkfifo")
+        .arg(path)
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
 #[test]
 fn a_file_that_cannot_be_opened_is_an_error() {
     let logs = AccessLogs::new(&Registry::new(1));
-    let error = logs.compile(&[text("x", Path::new("/nonexistent/a.log"))]).unwrap_err();
-    assert!(error.contains("unable to open file '/nonexistent/a.log'"), "{error}");
+    let error = logs
+        .compile(&[text("x", Path::new("/nonexistent/a.log"))])
+        .unwrap_err();
+    assert!(
+        error.contains("unable to open file '/nonexistent/a.log'"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -148,11 +176,14 @@ fn json_keeps_types() {
     let format = |text: &str| JsonFormat::Format(Format::parse(text).unwrap());
     let template = JsonFormat::Object(vec![
         ("a".into(), format("%REQ(x-a)%")),
-        ("arr".into(), JsonFormat::Array(vec![
-            format("%PROTOCOL%"),
-            JsonFormat::Number(1.0),
-            format("%REQ(nope)%"),
-        ])),
+        (
+            "arr".into(),
+            JsonFormat::Array(vec![
+                format("%PROTOCOL%"),
+                JsonFormat::Number(1.0),
+                format("%REQ(nope)%"),
+            ]),
+        ),
         ("b".into(), JsonFormat::Bool(true)),
         ("code".into(), format("%RESPONSE_CODE%")),
         ("empty".into(), format("")),
@@ -161,11 +192,16 @@ fn json_keeps_types() {
         ("missing".into(), format("%REQ(nope)%")),
         ("mixed".into(), format("%RESPONSE_CODE% x %REQ(nope)%")),
         ("n".into(), JsonFormat::Null),
-        ("nest".into(), JsonFormat::Object(vec![("e".into(), format("%REQ(nope)%"))])),
+        (
+            "nest".into(),
+            JsonFormat::Object(vec![("e".into(), format("%REQ(nope)%"))]),
+        ),
     ]);
     let info = testing::stream_info();
-    let request = http::Request::get("/x")
-        .header("x-a", http::HeaderValue::from_bytes(b"h\xc3\xa9\"\\\t").unwrap());
+    let request = http::Request::get("/x").header(
+        "x-a",
+        http::HeaderValue::from_bytes(b"h\xc3\xa9\"\\\t").unwrap(),
+    );
     let parts = request.body(()).unwrap().into_parts().0;
     let cx = Context {
         info: &info,
@@ -178,14 +214,20 @@ fn json_keeps_types() {
         json::write(&template, omit_empty, &cx, &mut Vec::new(), &mut out);
         String::from_utf8(out).unwrap()
     };
-    assert_eq!(line(false), concat!(
-        r#"{"a":"hé\"\\\t","arr":["HTTP/1.1",1,null],"b":true,"code":0,"empty":"","flags":"-","#,
-        r#""half":1.5,"missing":null,"mixed":"0 x -","n":null,"nest":{"e":null}}"#
-    ));
-    assert_eq!(line(true), concat!(
-        r#"{"a":"hé\"\\\t","arr":["HTTP/1.1",1],"b":true,"code":0,"empty":"","flags":"-","#,
-        r#""half":1.5,"mixed":"0 x "}"#
-    ));
+    assert_eq!(
+        line(false),
+        concat!(
+            r#"{"a":"hé\"\\\t","arr":["HTTP/1.1",1,null],"b":true,"code":0,"empty":"","flags":"-","#,
+            r#""half":1.5,"missing":null,"mixed":"0 x -","n":null,"nest":{"e":null}}"#
+        )
+    );
+    assert_eq!(
+        line(true),
+        concat!(
+            r#"{"a":"hé\"\\\t","arr":["HTTP/1.1",1],"b":true,"code":0,"empty":"","flags":"-","#,
+            r#""half":1.5,"mixed":"0 x "}"#
+        )
+    );
 }
 
 #[test]

@@ -47,7 +47,11 @@ struct Stats {
 
 #[derive(Debug)]
 enum Message {
-    Chunk { sink: Arc<SinkFile>, bytes: Vec<u8>, lines: u64 },
+    Chunk {
+        sink: Arc<SinkFile>,
+        bytes: Vec<u8>,
+        lines: u64,
+    },
     Reopen(Vec<Arc<SinkFile>>),
     Flush(mpsc::Sender<()>),
 }
@@ -170,11 +174,21 @@ impl SinkFile {
         let shared = &self.shared;
         let size = bytes.len();
         let fits = shared.waiting.fetch_add(size, Relaxed) + size <= MAX_BYTES;
-        let chunk = Message::Chunk { sink: Arc::clone(self), bytes, lines };
+        let chunk = Message::Chunk {
+            sink: Arc::clone(self),
+            bytes,
+            lines,
+        };
         let is_sent = fits
-            && shared.queue.get().is_some_and(|queue| queue.try_send(chunk).is_ok());
+            && shared
+                .queue
+                .get()
+                .is_some_and(|queue| queue.try_send(chunk).is_ok());
         if is_sent {
-            shared.stats.write_total_buffered.add(i64::try_from(size).unwrap_or(i64::MAX));
+            shared
+                .stats
+                .write_total_buffered
+                .add(i64::try_from(size).unwrap_or(i64::MAX));
         } else {
             shared.waiting.fetch_sub(size, Relaxed);
             shared.stats.write_failed.add(lines);

@@ -31,7 +31,7 @@ const NAMES: [(&str, &str); 17] = [
 
 /// The status of a gRPC request: from trailers, headers, or the HTTP status where the upstream gave
 /// none.
-pub(super) fn status(cx: &Context<'_>) -> Option<u64> {
+pub(crate) fn status(cx: &Context<'_>) -> Option<u64> {
     let request = cx.request?;
     let content_type = request.headers.get(CONTENT_TYPE)?.as_bytes();
     let rest = content_type.strip_prefix(b"application/grpc")?;
@@ -62,7 +62,9 @@ pub(super) fn write(cx: &Context<'_>, format: GrpcStatusFormat, out: &mut Vec<u8
     let Some(status) = status(cx) else {
         return false;
     };
-    let names = usize::try_from(status).ok().and_then(|index| NAMES.get(index));
+    let names = usize::try_from(status)
+        .ok()
+        .and_then(|index| NAMES.get(index));
     let name = match (format, names) {
         (GrpcStatusFormat::CamelCase, Some((camel, _))) => camel,
         (GrpcStatusFormat::SnakeCase, Some((_, snake))) => snake,

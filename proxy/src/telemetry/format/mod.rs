@@ -8,6 +8,9 @@ mod time;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::HOST, uri::Scheme};
 
+pub(crate) use grpc::status as grpc_status;
+pub(crate) use operator::observability_name;
+
 use super::stream_info::StreamInfo;
 use crate::config::format::{Format, HeaderField, HeaderOperand, Operator, PathSource, Piece};
 
@@ -201,14 +204,17 @@ impl NeededHeaders {
                     add_name(&mut self.request, &operator::ORIGINAL_PATH);
                 }
                 Operator::RequestedServerName { host: true } => add_name(&mut self.request, &HOST),
-                Operator::GrpcStatus(_) => {
-                    add_name(&mut self.request, &http::header::CONTENT_TYPE);
-                    add_name(&mut self.response, &grpc::STATUS);
-                    add_name(&mut self.trailers, &grpc::STATUS);
-                }
+                Operator::GrpcStatus(_) => self.add_grpc_status(),
                 _ => {}
             }
         }
+    }
+
+    /// Adds what a gRPC status is read from.
+    pub fn add_grpc_status(&mut self) {
+        add_name(&mut self.request, &http::header::CONTENT_TYPE);
+        add_name(&mut self.response, &grpc::STATUS);
+        add_name(&mut self.trailers, &grpc::STATUS);
     }
 
     /// Adds a request header.
@@ -218,7 +224,10 @@ impl NeededHeaders {
 }
 
 fn add_operand(names: &mut Vec<HeaderName>, operand: &HeaderOperand) {
-    for field in [Some(&operand.name), operand.alternative.as_ref()].into_iter().flatten() {
+    for field in [Some(&operand.name), operand.alternative.as_ref()]
+        .into_iter()
+        .flatten()
+    {
         match field {
             HeaderField::Name(name) => add_name(names, name),
             HeaderField::Authority => add_name(names, &HOST),

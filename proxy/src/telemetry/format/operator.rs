@@ -75,15 +75,19 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
         Op::BytesSent => number(out, Some(info.bytes_sent.get())),
         Op::Protocol => bytes(out, protocol(info.protocol)),
         Op::UpstreamProtocol => bytes(out, upstream.protocol.and_then(protocol)),
-        Op::ResponseCode => {
-            number(out, Some(info.response_code.map_or(0, |code| u64::from(code.as_u16()))))
-        }
-        Op::ResponseCodeDetails { allow_whitespace: true } => {
-            bytes(out, info.details.as_deref().map(str::as_bytes))
-        }
-        Op::ResponseCodeDetails { allow_whitespace: false } => {
-            underscored(out, info.details.as_deref())
-        }
+        Op::ResponseCode => number(
+            out,
+            Some(
+                info.response_code
+                    .map_or(0, |code| u64::from(code.as_u16())),
+            ),
+        ),
+        Op::ResponseCodeDetails {
+            allow_whitespace: true,
+        } => bytes(out, info.details.as_deref().map(str::as_bytes)),
+        Op::ResponseCodeDetails {
+            allow_whitespace: false,
+        } => underscored(out, info.details.as_deref()),
         Op::ConnectionTerminationDetails => underscored(out, info.termination_details.as_deref()),
         Op::ResponseFlags => display(out, Some(info.flags)),
         Op::ResponseFlagsLong => flags_long(cx, out),
@@ -98,9 +102,10 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
             let (from, to) = ends(operator);
             millis(out, between(cx, from, to))
         }
-        Op::CommonDuration(from, to, precision) => {
-            number(out, between(cx, *from, *to).map(|time| in_units(time, *precision)))
-        }
+        Op::CommonDuration(from, to, precision) => number(
+            out,
+            between(cx, *from, *to).map(|time| in_units(time, *precision)),
+        ),
         Op::RouteName => {
             let name = info.route.as_deref().map(|route| &*route.name);
             bytes(out, name.filter(|name| !name.is_empty()).map(str::as_bytes))
@@ -109,7 +114,10 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
         Op::UpstreamHostName { port } => host_name(cx, *port, out),
         Op::UpstreamCluster => {
             let config = upstream.cluster.as_ref().map(|cluster| &cluster.config);
-            bytes(out, config.map(|config| observability_name(config).as_bytes()))
+            bytes(
+                out,
+                config.map(|config| observability_name(config).as_bytes()),
+            )
         }
         Op::UpstreamClusterRaw => bytes(out, info.cluster_name().map(|name| name.as_bytes())),
         Op::UpstreamLocalAddress(part) => address(out, upstream.local, *part),
@@ -127,7 +135,10 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
             address(out, Some(info.connection.remote), *part)
         }
         Op::RequestedServerName { host } => {
-            let authority = cx.request.filter(|_| *host).and_then(|request| request.authority());
+            let authority = cx
+                .request
+                .filter(|_| *host)
+                .and_then(|request| request.authority());
             bytes(out, authority.map(|value| value.as_bytes()))
         }
         Op::ConnectionId => number(out, Some(info.connection.id)),
@@ -135,9 +146,12 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
         Op::UniqueId => display(out, Some(uuid::Uuid::new_v4())),
         Op::Hostname => bytes(out, Some(HOSTNAME.as_bytes())),
         Op::GrpcStatus(format) => grpc::write(cx, *format, out),
-        Op::TraceId => {
-            display(out, info.trace.as_ref().map(|span| format_args_hex(span.trace_id, 32)))
-        }
+        Op::TraceId => display(
+            out,
+            info.trace
+                .as_ref()
+                .map(|span| format_args_hex(span.trace_id, 32)),
+        ),
         Op::SpanId => {
             let id = |span: &Box<crate::telemetry::span::ActiveSpan>| {
                 format_args_hex(u128::from(span.span_id), 16)
@@ -169,7 +183,10 @@ fn number(out: &mut Vec<u8>, value: Option<u64>) -> bool {
 }
 
 fn millis(out: &mut Vec<u8>, value: Option<Duration>) -> bool {
-    number(out, value.map(|time| in_units(time, Precision::Milliseconds)))
+    number(
+        out,
+        value.map(|time| in_units(time, Precision::Milliseconds)),
+    )
 }
 
 fn in_units(time: Duration, precision: Precision) -> u64 {
@@ -195,7 +212,10 @@ fn underscored(out: &mut Vec<u8>, value: Option<&str>) -> bool {
 
 /// The cluster's name for people: `alt_stat_name` where there is one.
 pub(crate) fn observability_name(cluster: &crate::config::cluster::Cluster) -> &str {
-    let sanitized = cluster.name.bytes().map(|byte| if byte == b':' { b'_' } else { byte });
+    let sanitized = cluster
+        .name
+        .bytes()
+        .map(|byte| if byte == b':' { b'_' } else { byte });
     match sanitized.eq(cluster.stat_name.bytes()) {
         true => &cluster.name,
         false => &cluster.stat_name,
@@ -243,7 +263,10 @@ fn response(cx: &Context<'_>, operand: &HeaderOperand, out: &mut Vec<u8>) -> boo
     fields.into_iter().flatten().any(|field| match field {
         HeaderField::Status => {
             cx.response.is_some()
-                && number(out, cx.info.response_code.map(|code| u64::from(code.as_u16())))
+                && number(
+                    out,
+                    cx.info.response_code.map(|code| u64::from(code.as_u16())),
+                )
         }
         HeaderField::Name(name) => {
             let value = cx.response.and_then(|headers| headers.get(name));
@@ -268,7 +291,10 @@ fn without_query(path: &[u8]) -> &[u8] {
 
 fn path<'a>(cx: &Context<'a>, query: PathQuery, source: PathSource) -> Option<&'a [u8]> {
     let request = cx.request?;
-    let original = request.headers.get(&ORIGINAL_PATH).map(|value| value.as_bytes());
+    let original = request
+        .headers
+        .get(&ORIGINAL_PATH)
+        .map(|value| value.as_bytes());
     let path = match source {
         PathSource::Path => request.path.as_bytes(),
         PathSource::Original => original?,
@@ -290,7 +316,9 @@ fn query_param(cx: &Context<'_>, name: &str, out: &mut Vec<u8>) -> bool {
     };
     let value = query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        percent_encoding::percent_decode_str(key).eq(name.bytes()).then_some(value)
+        percent_encoding::percent_decode_str(key)
+            .eq(name.bytes())
+            .then_some(value)
     });
     match value {
         Some(value) => {

@@ -47,34 +47,69 @@ fn operators_print_what_envoy_prints() {
         ("%REQ(x-a):0%", ""),
         ("%REQ(x-b?X-A)%", "hello"),
         ("%REQ(x-b)%", "-"),
-        ("%REQ(:METHOD)% %REQ(:path)% %REQ(:authority)% %REQ(host)% %REQ(:scheme)%",
-         "GET /foo?q=1&r=2%20x example.com:80 example.com:80 http"),
+        (
+            "%REQ(:METHOD)% %REQ(:path)% %REQ(:authority)% %REQ(host)% %REQ(:scheme)%",
+            "GET /foo?q=1&r=2%20x example.com:80 example.com:80 http",
+        ),
         ("%REQ_WITHOUT_QUERY(:path)%", "/foo"),
-        ("%PATH(NQ)% %PATH(WQ)% %PATH(NQ:ORIG)%", "/foo /foo?q=1&r=2%20x -"),
-        ("%QUERY_PARAM(q)% %QUERY_PARAM(r)% %QUERY_PARAM(z)% %QUERY_PARAMS(ORIG)%",
-         "1 2 x - q=1&r=2%20x"),
+        (
+            "%PATH(NQ)% %PATH(WQ)% %PATH(NQ:ORIG)%",
+            "/foo /foo?q=1&r=2%20x -",
+        ),
+        (
+            "%QUERY_PARAM(q)% %QUERY_PARAM(r)% %QUERY_PARAM(z)% %QUERY_PARAMS(ORIG)%",
+            "1 2 x - q=1&r=2%20x",
+        ),
         ("%START_TIME%", "2026-11-25T01:06:51.874Z"),
-        ("%START_TIME(%Y/%m/%dT%H:%M:%S%z %s %3s %f %3f %6f %9f %E3S %1f)%",
-         "2026/11/25T01:06:51+0000 1795568811 1795568811 874510000 874 874510 874510000 51.874 8"),
+        (
+            "%START_TIME(%Y/%m/%dT%H:%M:%S%z %s %3s %f %3f %6f %9f %E3S %1f)%",
+            "2026/11/25T01:06:51+0000 1795568811 1795568811 874510000 874 874510 874510000 51.874 8",
+        ),
         ("%START_TIME((%s))%", "(1795568811)"),
         ("%PROTOCOL% %UPSTREAM_PROTOCOL%", "HTTP/1.1 -"),
-        ("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%", "0 - -"),
+        (
+            "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
+            "0 - -",
+        ),
         ("%BYTES_RECEIVED% %BYTES_SENT%", "0 0"),
-        ("%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%", "- - -"),
-        ("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_PORT%", "127.0.0.1:18080 18080"),
-        ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_DIRECT_REMOTE_PORT%",
-         "10.0.0.1 4444"),
-        ("%UPSTREAM_HOST% %UPSTREAM_CLUSTER% %UPSTREAM_REMOTE_PORT%", "- - -"),
-        ("%UPSTREAM_REQUEST_ATTEMPT_COUNT% %UPSTREAM_CONNECTION_ID%", "0 0"),
-        ("%CONNECTION_ID% %STREAM_ID% %TRACE_ID% %SPAN_ID%", "7 - - -"),
-        ("%REQUESTED_SERVER_NAME% %REQUESTED_SERVER_NAME(SNI_FIRST)%", "- example.com:80"),
+        (
+            "%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%",
+            "- - -",
+        ),
+        (
+            "%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_PORT%",
+            "127.0.0.1:18080 18080",
+        ),
+        (
+            "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_DIRECT_REMOTE_PORT%",
+            "10.0.0.1 4444",
+        ),
+        (
+            "%UPSTREAM_HOST% %UPSTREAM_CLUSTER% %UPSTREAM_REMOTE_PORT%",
+            "- - -",
+        ),
+        (
+            "%UPSTREAM_REQUEST_ATTEMPT_COUNT% %UPSTREAM_CONNECTION_ID%",
+            "0 0",
+        ),
+        (
+            "%CONNECTION_ID% %STREAM_ID% %TRACE_ID% %SPAN_ID%",
+            "7 - - -",
+        ),
+        (
+            "%REQUESTED_SERVER_NAME% %REQUESTED_SERVER_NAME(SNI_FIRST)%",
+            "- example.com:80",
+        ),
         ("%GRPC_STATUS% %GRPC_STATUS_NUMBER%", "- -"),
         ("%RESP(server)% %RESP(nope)% %TRAILER(x)%", "envoy - -"),
         ("%ENVIRONMENT(OUTRIGGER_NOT_SET)% %OUTRIGGER_REASON%", "- -"),
     ] {
         assert_eq!(eval(format), expected, "{format}");
     }
-    assert_eq!(eval_with(&info(), "a-%REQ(nope)%-b", Missing::Empty), "a--b");
+    assert_eq!(
+        eval_with(&info(), "a-%REQ(nope)%-b", Missing::Empty),
+        "a--b"
+    );
 }
 
 #[test]
@@ -103,7 +138,10 @@ fn durations_are_between_moments() {
     info.downstream.last_tx = last;
     let text = "%DURATION% %REQUEST_DURATION% %REQUEST_TX_DURATION% %RESPONSE_DURATION% \
                 %RESPONSE_TX_DURATION% %COMMON_DURATION(US_TX_END:US_RX_BEG:us)%";
-    assert_eq!(eval_with(&info, text, Missing::Dash), "70 10 20 30 40 10000");
+    assert_eq!(
+        eval_with(&info, text, Missing::Dash),
+        "70 10 20 30 40 10000"
+    );
 }
 
 #[test]
@@ -112,18 +150,27 @@ fn grpc_status_comes_from_trailers_headers_or_the_http_status() {
     info.response_code = Some(StatusCode::OK);
     let request = http::Request::builder().header("content-type", "application/grpc+proto");
     let parts = request.body(()).unwrap().into_parts().0;
-    let status = |value| HeaderMap::from_iter([(grpc::STATUS.clone(), HeaderValue::from_static(value))]);
+    let status =
+        |value| HeaderMap::from_iter([(grpc::STATUS.clone(), HeaderValue::from_static(value))]);
     let format = Format::parse("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER%");
     let format = format.unwrap();
     let eval = |response: Option<&HeaderMap>, trailers: Option<&HeaderMap>| {
         let request = Some(RequestHead::new(&parts, &Scheme::HTTP));
-        let cx = Context { info: &info, request, response, trailers };
+        let cx = Context {
+            info: &info,
+            request,
+            response,
+            trailers,
+        };
         let mut out = Vec::new();
         write(&format, &cx, Missing::Dash, &mut out);
         String::from_utf8(out).unwrap()
     };
     let (ok, unavailable, odd) = (status("0"), status("14"), status("99"));
-    assert_eq!(eval(Some(&ok), Some(&unavailable)), "Unavailable UNAVAILABLE 14");
+    assert_eq!(
+        eval(Some(&ok), Some(&unavailable)),
+        "Unavailable UNAVAILABLE 14"
+    );
     assert_eq!(eval(Some(&ok), None), "OK OK 0");
     assert_eq!(eval(None, Some(&odd)), "99 99 99");
     assert_eq!(eval(None, None), "Unknown UNKNOWN 2");
@@ -174,8 +221,13 @@ fn needed_headers_are_those_that_are_read() {
     let mut needed = NeededHeaders::default();
     needed.add(&Format::default_access_log());
     let names: Vec<&str> = needed.request.iter().map(HeaderName::as_str).collect();
-    let expected =
-        ["x-envoy-original-path", "x-forwarded-for", "user-agent", "x-request-id", "host"];
+    let expected = [
+        "x-envoy-original-path",
+        "x-forwarded-for",
+        "user-agent",
+        "x-request-id",
+        "host",
+    ];
     assert_eq!(names, expected);
     assert_eq!(needed.response, ["x-envoy-upstream-service-time"]);
 }

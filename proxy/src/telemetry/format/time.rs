@@ -19,7 +19,12 @@ pub(super) enum Zone {
 
 static LOCAL: LazyLock<TimeZone> = LazyLock::new(TimeZone::system);
 
-pub(super) fn write(moment: SystemTime, zone: Zone, format: &TimeFormat, out: &mut Vec<u8>) -> bool {
+pub(super) fn write(
+    moment: SystemTime,
+    zone: Zone,
+    format: &TimeFormat,
+    out: &mut Vec<u8>,
+) -> bool {
     let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
     let nanos = since_epoch.subsec_nanos();

@@ -107,7 +107,10 @@ impl Cells {
             };
             add(0, &row.zero);
             for (decade, page) in row.pages.iter().enumerate() {
-                for (offset, cell) in page.get().into_iter().flat_map(|page| page.iter().enumerate())
+                for (offset, cell) in page
+                    .get()
+                    .into_iter()
+                    .flat_map(|page| page.iter().enumerate())
                 {
                     add(1 + decade * DECADE + offset, cell);
                 }
@@ -172,7 +175,10 @@ fn bounds(index: u16) -> (f64, f64) {
     (f64::from(mantissa) * scale, scale)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts are shown, not computed with")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts are shown, not computed with"
+)]
 fn float(count: u64) -> f64 {
     count as f64
 }
@@ -184,46 +190,58 @@ impl Summary {
         self.buckets.iter().map(|(_, count)| count).sum()
     }
 
-    /// About their sum, from the middles of the buckets, as Envoy has it.
+    /// About their sum, from the middles of the buckets (the harmonic ones), as Envoy has it.
     #[must_use]
     pub fn sum(&self) -> f64 {
         let middle = |index| {
             let (low, width) = bounds(index);
-            low + width / 2.0
+            match low > 0.0 {
+                true => 2.0 * low * (low + width) / (2.0 * low + width),
+                false => 0.0,
+            }
         };
-        self.buckets.iter().map(|(index, count)| middle(*index) * float(*count)).sum()
+        self.buckets
+            .iter()
+            .map(|(index, count)| middle(*index) * float(*count))
+            .sum()
     }
 
-    /// How many values are at most `bound`.
+    /// How many values are at most `bound`, for a bound that a bucket starts at.
     #[must_use]
     pub fn count_up_to(&self, bound: f64) -> u64 {
-        let within = |index: u16| {
-            let (low, width) = bounds(index);
-            low + width <= bound || (width == 0.0 && bound >= 0.0)
-        };
-        self.buckets.iter().take_while(|(index, _)| within(*index)).map(|(_, count)| count).sum()
+        let within = |index: u16| bounds(index).0 <= bound;
+        self.buckets
+            .iter()
+            .take_while(|(index, _)| within(*index))
+            .map(|(_, count)| count)
+            .sum()
     }
 
-    /// The value below which the part `q` (0 to 1) lies, linear within its bucket; none if empty.
+    /// The value below which the part `q` (0 to 1) lies: samples are spread evenly over their bucket, as
+    /// in Envoy. None if there is nothing.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        let total = float(self.count());
-        let (first, last) = (self.buckets.first()?, self.buckets.last()?);
-        if q <= 0.0 {
-            return Some(bounds(first.0).0);
-        }
-        let target = q * total;
+        let wanted = (q * float(self.count())).ceil().max(1.0);
         let mut below = 0.0;
+        let mut value = None;
         for (index, count) in &self.buckets {
             let (low, width) = bounds(*index);
-            let upto = below + float(*count);
-            if target <= upto {
-                return Some(low + width * (target - below) / float(*count));
+            let within = (wanted - below).min(float(*count));
+            value = Some(low + width * within / (float(*count) + 1.0));
+            below += float(*count);
+            if below >= wanted {
+                break;
             }
-            below = upto;
         }
-        let (low, width) = bounds(last.0);
-        Some(low + width)
+        value
+    }
+
+    /// Lower bound, width and count of each bucket that is not empty.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, f64, u64)> + '_ {
+        self.buckets.iter().map(|(index, count)| {
+            let (low, width) = bounds(*index);
+            (low, width, *count)
+        })
     }
 
     fn since(&self, earlier: &Self) -> Self {
@@ -233,7 +251,9 @@ impl Summary {
             .iter()
             .filter_map(|(index, count)| {
                 while before.next_if(|(other, _)| other < index).is_some() {}
-                let old = before.next_if(|(other, _)| other == index).map_or(0, |(_, count)| *count);
+                let old = before
+                    .next_if(|(other, _)| other == index)
+                    .map_or(0, |(_, count)| *count);
                 let count = count.saturating_sub(old);
                 (count > 0).then_some((*index, count))
             })

@@ -6,6 +6,8 @@
 //! that a metric costs eight bytes per worker. A metric lives as long as one of its handles.
 
 mod histogram;
+pub mod render;
+mod tags;
 
 use std::{
     cell::Cell,
@@ -82,25 +84,31 @@ struct State {
 /// A place for one number of each worker.
 struct Slot {
     blocks: Arc<[Block]>,
-    index: usize,
+    index: u32,
 }
 
 impl Slot {
+    /// A remainder, so that no bound is checked.
+    #[inline]
+    fn place(&self) -> usize {
+        self.index as usize % BLOCK
+    }
+
     #[inline]
     fn add(&self, value: u64) {
         let (row, shared) = own_row(self.blocks.len());
-        add_to(&self.blocks[row].0[self.index], shared, value);
+        add_to(&self.blocks[row].0[self.place()], shared, value);
     }
 
     fn sum(&self) -> u64 {
         self.blocks.iter().fold(0, |sum: u64, block| {
-            sum.wrapping_add(block.0[self.index].load(Relaxed))
+            sum.wrapping_add(block.0[self.place()].load(Relaxed))
         })
     }
 
     fn reset(&self) {
         for block in &*self.blocks {
-            block.0[self.index].store(0, Relaxed);
+            block.0[self.place()].store(0, Relaxed);
         }
     }
 }
@@ -109,6 +117,8 @@ struct Metric {
     core: Arc<Core>,
     key: u64,
     scope: Arc<str>,
+    /// See [`Scope::entity_end`].
+    entity_end: u32,
     name: Arc<str>,
     value: Value,
 }
@@ -143,17 +153,24 @@ impl Registry {
     /// The scope whose names start with `prefix` and a dot; an empty prefix is the root.
     #[must_use]
     pub fn scope(&self, prefix: &str) -> Scope {
+        let prefix = prefix.trim_end_matches('.');
         Scope {
             core: Arc::clone(&self.0),
-            prefix: prefix.trim_end_matches('.').into(),
+            entity_end: entity_end(0, prefix),
+            prefix: prefix.into(),
         }
     }
 
     /// Every metric with its merged value, ordered by name.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Sample> {
-        let mut metrics: Vec<Arc<Metric>> =
-            self.0.lock().metrics.values().filter_map(Weak::upgrade).collect();
+        let mut metrics: Vec<Arc<Metric>> = self
+            .0
+            .lock()
+            .metrics
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
         metrics.sort_unstable_by(|a, b| a.compare_names(b));
         metrics.into_iter().map(Sample).collect()
     }
@@ -182,7 +199,9 @@ impl Registry {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("rows", &self.0.rows).finish_non_exhaustive()
+        f.debug_struct("Registry")
+            .field("rows", &self.0.rows)
+            .finish_non_exhaustive()
     }
 }
 
@@ -196,9 +215,10 @@ impl Core {
 impl State {
     fn slot(&mut self, rows: usize) -> Slot {
         if self.free.is_empty() {
-            let blocks: Arc<[Block]> =
-                (0..rows).map(|_| Block([const { AtomicU64::new(0) }; BLOCK])).collect();
-            self.free.extend((0..BLOCK).rev().map(|index| Slot {
+            let blocks: Arc<[Block]> = (0..rows)
+                .map(|_| Block([const { AtomicU64::new(0) }; BLOCK]))
+                .collect();
+            self.free.extend((0..BLOCK as u32).rev().map(|index| Slot {
                 blocks: Arc::clone(&blocks),
                 index,
             }));
@@ -221,6 +241,17 @@ impl State {
 pub struct Scope {
     core: Arc<Core>,
     prefix: Arc<str>,
+    /// Where the name of the cluster, listener … ends in `prefix`: names may hold dots. Zero if there is
+    /// none.
+    entity_end: u32,
+}
+
+/// Where the entity's name ends in `prefix`, if it ended at `outer` in the scope around.
+fn entity_end(outer: u32, prefix: &str) -> u32 {
+    match prefix.contains('.') && outer == 0 {
+        true => u32::try_from(prefix.len()).unwrap_or(0),
+        false => outer,
+    }
 }
 
 impl Scope {
@@ -235,6 +266,7 @@ impl Scope {
         };
         Self {
             core: Arc::clone(&self.core),
+            entity_end: entity_end(self.entity_end, &prefix),
             prefix,
         }
     }
@@ -291,6 +323,7 @@ impl Scope {
             core: Arc::clone(&self.core),
             key,
             scope: Arc::clone(&self.prefix),
+            entity_end: self.entity_end,
             name: state.intern(name),
             value,
         });
@@ -408,7 +441,7 @@ impl Gauge {
     /// Sets the value. Only for gauges that the main thread alone writes.
     pub fn set(&self, value: u64) {
         if let Value::Gauge(slot) = &self.0.value {
-            slot.blocks[0].0[slot.index].store(value, Relaxed);
+            slot.blocks[0].0[slot.place()].store(value, Relaxed);
         }
     }
 
@@ -472,6 +505,25 @@ impl Sample {
         }
     }
 
+    /// Whether it was ever written: the value is not zero, or a histogram has values.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.value() != 0
+    }
+
+    /// Kind of the entity, its name, and the rest of the metric's name; without entity only the rest.
+    fn parts(&self) -> (&str, &str, String) {
+        let (scope, name) = (&*self.0.scope, &*self.0.name);
+        let (entity, below) = scope.split_at(self.0.entity_end as usize);
+        let below = below.strip_prefix('.').unwrap_or(below);
+        let rest = match below.is_empty() {
+            true => name.to_owned(),
+            false => format!("{below}.{name}"),
+        };
+        let (kind, entity) = entity.split_once('.').unwrap_or(("", ""));
+        (kind, entity, rest)
+    }
+
     /// A histogram's values since the start, and in the last interval.
     #[must_use]
     pub fn histogram(&self) -> Option<(Summary, Summary)> {
@@ -481,3 +533,6 @@ impl Sample {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! `/clusters`.
+
+use std::{
+    collections::HashSet,
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use serde_json::{Map, Value, json};
+
+use super::{Context, listeners::socket_address, query::Query, serve::Reply, stats};
+use crate::{
+    config::{
+        cluster::{Discovery, HealthStatus},
+        route::Priority,
+    },
+    snapshot::{Origin, state::Kind},
+    telemetry::format::observability_name,
+    upstream::{Cluster, Health, Host},
+};
+
+pub(super) async fn show(query: Query<'_>, context: &Context) -> Reply {
+    let filter = match query
+        .value("filter")
+        .map(|text| stats::regex(&text))
+        .transpose()
+    {
+        Ok(filter) => filter,
+        Err(reply) => return reply,
+    };
+    let snapshot = context.publisher.current();
+    let mut clusters: Vec<&Arc<Cluster>> = snapshot
+        .clusters
+        .values()
+        .filter(|cluster| {
+            filter
+                .as_ref()
+                .is_none_or(|regex| regex.is_match(cluster.name()))
+        })
+        .collect();
+    clusters.sort_unstable_by_key(|cluster| cluster.name());
+    let dump = (context.dump)().await;
+    let dynamic: HashSet<&str> = dump
+        .entries
+        .iter()
+        .filter(|entry| entry.kind == Kind::Cluster && entry.resource.origin == Origin::Dynamic)
+        .map(|entry| &*entry.resource.name)
+        .collect();
+    let added_via_api = |cluster: &Cluster| dynamic.contains(&**cluster.name());
+    match query.value("format").as_deref() {
+        Some("json") => {
+            let statuses: Vec<Value> = clusters
+                .into_iter()
+                .map(|cluster| cluster_json(cluster, added_via_api(cluster)))
+                .collect();
+            Reply::json(&json!({"cluster_statuses": statuses}))
+        }
+        _ => {
+            let mut text = String::new();
+            for cluster in clusters {
+                cluster_text(&mut text, cluster, added_via_api(cluster));
+            }
+            Reply::text(text)
+        }
+    }
+}
+
+/// Priorities with their names and limits as they are now.
+fn thresholds(cluster: &Cluster) -> [(&'static str, Priority, [(&'static str, u32); 4]); 2] {
+    [("default", Priority::Default), ("high", Priority::High)].map(|(name, priority)| {
+        let resources = cluster.circuit.of(priority);
+        let limits = [
+            ("max_connections", resources.connections.max()),
+            ("max_pending_requests", resources.pending.max()),
+            ("max_requests", resources.requests.max()),
+            ("max_retries", resources.retries.max()),
+        ];
+        (name, priority, limits)
+    })
+}
+
+/// Counters and gauges of a host, in Envoy's order.
+fn host_stats(host: &Host) -> [(&'static str, u64); 9] {
+    let load = |value: &AtomicU64| value.load(Relaxed);
+    let stats = &host.stats;
+    [
+        ("cx_active", load(&stats.cx_active)),
+        ("cx_connect_fail", load(&stats.cx_connect_fail)),
+        ("cx_total", load(&stats.cx_total)),
+        ("rq_active", load(&stats.rq_active)),
+        ("rq_error", load(&stats.rq_error)),
+        ("rq_pending_active", 0),
+        ("rq_success", load(&stats.rq_success)),
+        ("rq_timeout", load(&stats.rq_timeout)),
+        ("rq_total", load(&stats.rq_total)),
+    ]
+}
+
+fn health_flags(host: &Host) -> &'static str {
+    match Health::from(host.health()) {
+        Health::Healthy => "healthy",
+        Health::Degraded => "/degraded_eds_health",
+        Health::Unhealthy => "/failed_eds_health",
+    }
+}
+
+fn cluster_text(text: &mut String, cluster: &Cluster, added_via_api: bool) {
+    let name = cluster.name();
+    // Writing to a String cannot fail.
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        let _infallible = writeln!(text, "{name}::{key}::{value}");
+    };
+    line("observability_name", &observability_name(&cluster.config));
+    for (priority, _, limits) in thresholds(cluster) {
+        for (limit, max) in limits {
+            line(&format!("{priority}_priority::{limit}"), &max);
+        }
+    }
+    line("added_via_api", &added_via_api);
+    if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
+        && service_name != name
+    {
+        line("eds_service_name", service_name);
+    }
+    for host in &cluster.hosts.load().hosts {
+        let mut line = |key: &str, value: &dyn std::fmt::Display| {
+            line(&format!("{}::{key}", host.address), value)
+        };
+        for (stat, value) in host_stats(host) {
+            line(stat, &value);
+        }
+        line("hostname", &host.hostname);
+        line("health_flags", &health_flags(host));
+        line("weight", &host.weight());
+        line("region", &host.locality.region);
+        line("zone", &host.locality.zone);
+        line("sub_zone", &host.locality.sub_zone);
+        line("canary", &false);
+        line("priority", &host.priority());
+        line("success_rate", &-1);
+        line("local_origin_success_rate", &-1);
+    }
+}
+
+fn cluster_json(cluster: &Cluster, added_via_api: bool) -> Value {
+    let mut status = Map::new();
+    status.insert("name".to_owned(), json!(&**cluster.name()));
+    if added_via_api {
+        status.insert("added_via_api".to_owned(), json!(true));
+    }
+    let hosts: Vec<Value> = cluster
+        .hosts
+        .load()
+        .hosts
+        .iter()
+        .map(|host| host_json(host))
+        .collect();
+    if !hosts.is_empty() {
+        status.insert("host_statuses".to_owned(), Value::Array(hosts));
+    }
+    let thresholds: Vec<Value> = thresholds(cluster)
+        .into_iter()
+        .map(|(_, priority, limits)| {
+            let mut shown = Map::new();
+            if priority == Priority::High {
+                shown.insert("priority".to_owned(), json!("HIGH"));
+            }
+            shown.extend(limits.map(|(limit, max)| (limit.to_owned(), json!(max))));
+            Value::Object(shown)
+        })
+        .collect();
+    status.insert(
+        "circuit_breakers".to_owned(),
+        json!({"thresholds": thresholds}),
+    );
+    let name = observability_name(&cluster.config);
+    status.insert("observability_name".to_owned(), json!(name));
+    if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
+        && service_name != cluster.name()
+    {
+        status.insert("eds_service_name".to_owned(), json!(&**service_name));
+    }
+    Value::Object(status)
+}
+
+fn host_json(host: &Host) -> Value {
+    let (gauges, counters): (Vec<_>, Vec<_>) = host_stats(host)
+        .into_iter()
+        .partition(|(name, _)| name.ends_with("_active"));
+    let stat = |is_gauge: bool, (name, value): (&str, u64)| {
+        let mut stat = Map::new();
+        if is_gauge {
+            stat.insert("type".to_owned(), json!("GAUGE"));
+        }
+        if value != 0 {
+            stat.insert("value".to_owned(), json!(value.to_string()));
+        }
+        stat.insert("name".to_owned(), json!(name));
+        Value::Object(stat)
+    };
+    let stats: Vec<Value> = counters
+        .into_iter()
+        .map(|counter| stat(false, counter))
+        .chain(gauges.into_iter().map(|gauge| stat(true, gauge)))
+        .collect();
+    let mut status = json!({
+        "address": socket_address(host.address),
+        "stats": stats,
+        "health_status": {"eds_health_status": health_name(host.health())},
+        "weight": host.weight(),
+    });
+    if !host.hostname.is_empty() {
+        status["hostname"] = json!(&*host.hostname);
+    }
+    if host.priority() != 0 {
+        status["priority"] = json!(host.priority());
+    }
+    status["locality"] = locality(host);
+    status
+}
+
+/// The locality without empty fields.
+pub(super) fn locality(host: &Host) -> Value {
+    let fields = [
+        ("region", &host.locality.region),
+        ("zone", &host.locality.zone),
+        ("sub_zone", &host.locality.sub_zone),
+    ];
+    let set = fields.into_iter().filter(|(_, value)| !value.is_empty());
+    Value::Object(
+        set.map(|(name, value)| (name.to_owned(), json!(&**value)))
+            .collect(),
+    )
+}
+
+/// As `envoy.config.core.v3.HealthStatus` is written; hosts of unknown health count as healthy.
+pub(super) fn health_name(health: HealthStatus) -> &'static str {
+    match health {
+        HealthStatus::Unknown | HealthStatus::Healthy => "HEALTHY",
+        HealthStatus::Unhealthy => "UNHEALTHY",
+        HealthStatus::Draining => "DRAINING",
+        HealthStatus::Timeout => "TIMEOUT",
+        HealthStatus::Degraded => "DEGRADED",
+    }
+}

@@ -1,0 +1,125 @@
+//! The HTTP/1 server.
+
+use std::{convert::Infallible, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Context, endpoints};
+
+/// Connections at one time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 64;
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 16 * 1024;
+/// For the head of a request, and between requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// For a whole connection: a client that does not read cannot stay.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What an endpoint answers.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    pub(super) body: String,
+}
+
+impl Reply {
+    pub(super) fn text(body: impl Into<String>) -> Self {
+        Self::new(StatusCode::OK, body)
+    }
+
+    pub(super) fn new(status: StatusCode, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            content_type: "text/plain; charset=UTF-8",
+            body: body.into(),
+        }
+    }
+
+    /// JSON with Envoy's indent of one space.
+    pub(super) fn json(value: &serde_json::Value) -> Self {
+        let mut body = Vec::new();
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(b" ");
+        let mut serializer = serde_json::Serializer::with_formatter(&mut body, formatter);
+        match serde::Serialize::serialize(value, &mut serializer) {
+            Ok(()) => {
+                body.push(b'\n');
+                Self::raw_json(String::from_utf8_lossy(&body).into_owned())
+            }
+            Err(error) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+
+    pub(super) fn raw_json(body: String) -> Self {
+        Self {
+            content_type: "application/json",
+            ..Self::text(body)
+        }
+    }
+}
+
+/// Serves the admin endpoint on `listener` until it is dropped.
+pub async fn serve(listener: TcpListener, context: Rc<Context>) {
+    let mut connections = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => connections.push(connection(stream, Rc::clone(&context))),
+                Err(error) => {
+                    // Out of descriptors, most likely: the rest of the proxy goes on.
+                    tracing::warn!(%error, "admin connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(()) = connections.next() => {}
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, context: Rc<Context>) {
+    let service = service_fn(|request| answer(request, &context));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
+        Err(_) => tracing::debug!("admin connection timed out"),
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    context: &Context,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let reply = endpoints::dispatch(request.method(), request.uri(), context).await;
+    let body = match *request.method() {
+        Method::HEAD => Bytes::new(),
+        _ => Bytes::from(reply.body),
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(reply.content_type),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, max-age=0"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(header::SERVER, HeaderValue::from_static("envoy"));
+    Ok(response)
+}

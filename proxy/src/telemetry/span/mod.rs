@@ -1,0 +1,180 @@
+//! Spans: trace context read from requests and passed on, the sampling decision, and the spans of
+//! finished streams on their way to the exporter.
+//!
+//! A stream that is not sampled costs reading and writing its headers, nothing else.
+
+mod propagation;
+mod record;
+mod sampling;
+
+use std::{sync::Arc, time::SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use self::propagation::{Forms, Incoming};
+use super::{
+    format::{Context, NeededHeaders},
+    otlp::{Exporters, Provider},
+    stats::Scope,
+    stream_info::StreamInfo,
+};
+use crate::config::{
+    listener::TrafficDirection,
+    tracing::{CustomTag, CustomTagValue, Tracing},
+};
+
+pub use sampling::{Decision, Reason};
+
+pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The tracer of one connection manager.
+#[derive(Debug)]
+pub struct Tracer {
+    config: Arc<Tracing>,
+    is_outbound: bool,
+    provider: Provider,
+    needed: NeededHeaders,
+    stats: sampling::Stats,
+}
+
+/// The span of a stream, and the context that went on with its request.
+#[derive(Clone, Debug)]
+pub struct ActiveSpan {
+    /// The trace; never zero.
+    pub trace_id: u128,
+    /// This span; never zero.
+    pub span_id: u64,
+    /// The caller's span, if there was one.
+    pub parent_id: Option<u64>,
+    /// Whether the span is exported.
+    pub sampled: bool,
+    /// `tracestate` as it came.
+    pub tracestate: Option<HeaderValue>,
+    /// The span of the request to the upstream, where that is a span of its own.
+    pub upstream_id: Option<u64>,
+    /// Forms of trace context that came in beside W3C's.
+    forms: Forms,
+}
+
+impl Tracer {
+    /// The tracer that `config` asks for; none without a provider: trace headers then pass untouched.
+    /// `scope` is the connection manager's (`http.<stat_prefix>`).
+    #[must_use]
+    pub fn new(
+        config: &Arc<Tracing>,
+        direction: TrafficDirection,
+        exporters: &Exporters,
+        scope: &Scope,
+    ) -> Option<Self> {
+        let provider = exporters.provider(config.provider.as_ref()?);
+        let mut needed = NeededHeaders::default();
+        for name in [&http::header::USER_AGENT, &http::header::HOST, &REQUEST_ID] {
+            needed.add_request(name);
+        }
+        needed.add_grpc_status();
+        add_tags(&mut needed, &config.custom_tags);
+        if let Some(operation) = &config.operation {
+            needed.add(operation);
+        }
+        Some(Self {
+            config: Arc::clone(config),
+            is_outbound: direction == TrafficDirection::Outbound,
+            provider,
+            needed,
+            stats: sampling::Stats::new(scope),
+        })
+    }
+
+    /// The headers that must still be there when [`Self::finish`] is called, beside those that custom
+    /// tags of routes read.
+    #[must_use]
+    pub fn needed(&self) -> &NeededHeaders {
+        &self.needed
+    }
+
+    /// Starts the span of a stream whose route is chosen: reads trace context from the request's
+    /// headers, decides whether to sample, and writes the context for the upstream into the headers.
+    ///
+    /// The decision is marked in `x-request-id`, so that all hops of a request decide alike.
+    pub fn start(&self, headers: &mut HeaderMap, info: &mut StreamInfo) {
+        let incoming = Incoming::read(headers);
+        let route = info.route.as_ref().and_then(|route| route.tracing.as_ref());
+        let decision = sampling::decide(headers, &self.config, route);
+        self.stats.count(decision.reason);
+        sampling::mark(headers, decision.reason);
+        if let Some(id) = headers.get(&REQUEST_ID) {
+            info.request_id = Some(id.clone());
+        }
+        let spawn_upstream = self.config.spawn_upstream_span;
+        let span = ActiveSpan {
+            trace_id: incoming
+                .parent
+                .map_or_else(random_trace_id, |(trace_id, _)| trace_id),
+            span_id: random_span_id(),
+            parent_id: incoming.parent.map(|(_, span_id)| span_id),
+            sampled: incoming.sampled.unwrap_or(decision.sampled),
+            tracestate: incoming.tracestate,
+            upstream_id: spawn_upstream.then(random_span_id),
+            forms: incoming.forms,
+        };
+        propagation::write(&span, headers);
+        info.trace = Some(Box::new(span));
+    }
+
+    /// Exports the span of a finished stream, if it is sampled.
+    pub fn finish(&self, cx: &Context<'_>) {
+        let Some(span) = cx.info.trace.as_deref().filter(|span| span.sampled) else {
+            return;
+        };
+        let route = cx
+            .info
+            .route
+            .as_ref()
+            .and_then(|route| route.tracing.as_ref());
+        let route_tags = route.map_or(&[][..], |route| &route.custom_tags);
+        let recorder = record::Recorder {
+            config: &self.config,
+            route_tags,
+            is_outbound: self.is_outbound,
+            span,
+            cx,
+            end: SystemTime::now(),
+        };
+        self.provider.push(recorder.own_span());
+        if let Some(id) = span.upstream_id
+            && let Some(upstream) = recorder.upstream_span(id)
+        {
+            self.provider.push(upstream);
+        }
+    }
+}
+
+/// Adds the request headers that custom tags read.
+pub fn add_tags(needed: &mut NeededHeaders, tags: &[CustomTag]) {
+    for tag in tags {
+        if let CustomTagValue::RequestHeader { name, .. } = &tag.value {
+            needed.add_request(name);
+        }
+    }
+}
+
+fn random_trace_id() -> u128 {
+    loop {
+        match rand::random() {
+            0 => {}
+            id => return id,
+        }
+    }
+}
+
+fn random_span_id() -> u64 {
+    loop {
+        match rand::random() {
+            0 => {}
+            id => return id,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
