@@ -23,7 +23,7 @@ use crate::{
     listener::{Active, Build},
     snapshot::{Publisher, State, state::Host},
     telemetry::{access_log::AccessLogs, stats::Registry},
-    upstream::Cluster,
+    upstream::{Cluster, dns},
     worker::{self, Phase},
     xds::{Command, Control},
 };
@@ -107,6 +107,7 @@ impl App {
                 service_cluster: Arc::clone(&bootstrap.node.cluster),
                 service_node: Arc::clone(&bootstrap.node.id),
             },
+            resolver: dns::Resolver::default(),
             commands: commands.0.clone(),
         };
         let publisher = Publisher::new();
@@ -203,6 +204,7 @@ fn own_address() -> IpAddr {
 #[derive(Debug)]
 struct ProcessHost {
     build: Build,
+    resolver: dns::Resolver,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -215,7 +217,10 @@ impl Host for ProcessHost {
         Active::new(config, previous, &self.build)
     }
 
-    fn discover(&mut self, _cluster: &Arc<Cluster>) {
+    fn discover(&mut self, cluster: &Arc<Cluster>) {
+        let warm = self.commands.clone();
+        // The look-ups end with the cluster. A stopped main loop needs no waking.
+        self.resolver.watch(cluster, move || drop(warm.send(Command::Warm)));
         drop(self.commands.send(Command::Warm));
     }
 }

@@ -193,10 +193,8 @@ impl Stream {
         cx.info.flags.insert(reply.flags);
         cx.info.details = Some(reply.details);
         cx.info.reason = reply.reason;
-        if let Some(matched) = &cx.matched
-            && let Some(record) = &cx.record
-        {
-            router::mutate_direct_response(cx, matched, record.head(), response.headers_mut());
+        if let Some(matched) = &cx.matched {
+            router::mutate_local_reply(cx, matched, response.headers_mut());
         }
         response
     }

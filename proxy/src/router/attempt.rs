@@ -28,7 +28,7 @@ use crate::{
     http::{Body, BodyError, StreamCx, h2_body},
     upstream::{
         Cluster, Host,
-        pool::{Failure, Upload, UploadState, http1},
+        pool::{Failure, Limit, Upload, UploadState, http1},
     },
 };
 
@@ -67,6 +67,9 @@ impl Attempt {
             Ok(_) => {}
             Err(Ended::Expired(expired)) => note_expired(*expired, &cluster, &host),
             Err(Ended::Failed(failure)) => {
+                if *failure == Failure::Overflow(Limit::Pending) {
+                    cx.info.upstream.host = None;
+                }
                 cx.info.upstream.transport_failure = transport_failure(failure).map(Into::into);
                 note_failed(failure, &cluster, &host, is_http2);
             }

@@ -1,6 +1,6 @@
 //! What a route does with a request: sends it to a cluster, or answers it.
 
-use std::{sync::Arc, time::Instant};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use http_body::Body as _;
@@ -83,9 +83,11 @@ async fn send(
     if virtual_host.include_request_attempt_count {
         parts.headers.insert(&ATTEMPT_COUNT, HeaderValue::from_static("1"));
     }
-    prepare(cx, matched, action, place, &mut parts);
+    if prepare(cx, matched, action, place, &mut parts) {
+        cx.record(&parts);
+    }
 
-    let worker = cx.worker();
+    let worker = Rc::clone(cx.worker());
     let Some(host) = worker.pools.pick(&cluster, || worker.random()) else {
         cluster.stats.codes.count(StatusCode::SERVICE_UNAVAILABLE, cx.is_internal);
         return Err(no_healthy_upstream(matched, &cluster));
@@ -93,8 +95,11 @@ async fn send(
     if let (Some(HostRewrite::Auto), Some(name)) = (&action.host_rewrite, &host.authority) {
         rewrite::set_host(name.clone(), action.append_x_forwarded_host, &mut parts.headers);
     }
-    let record =
-        matched.needed().map(|needed| RequestRecord::new(&parts, &cx.scheme, needed));
+    // Changes of the response may read the request, which goes away now.
+    let record = matched.needed().map(|needed| RequestRecord::new(&parts, &cx.scheme, needed));
+    if record.is_some() && cx.record.is_none() {
+        cx.record.clone_from(&record);
+    }
     let upload = match body.is_end_stream() {
         true => None,
         false => Some(UploadState::new(cx.info.upstream.last_tx.clone())),
@@ -141,14 +146,10 @@ async fn send(
     Ok(Response::from_parts(head, body))
 }
 
-/// Applies a route's changes of responses to an answer of our own (redirect, direct response).
-pub fn mutate_direct_response(
-    cx: &StreamCx,
-    matched: &Match,
-    request: RequestHead<'_>,
-    headers: &mut http::HeaderMap,
-) {
-    mutate_response(cx, matched, None, Some(request), headers);
+/// Applies a route's changes of responses to an answer of our own.
+pub fn mutate_local_reply(cx: &StreamCx, matched: &Match, headers: &mut http::HeaderMap) {
+    let request = cx.record.as_ref().map(RequestRecord::head);
+    mutate_response(cx, matched, None, request, headers);
 }
 
 fn mutate_response(
@@ -171,19 +172,22 @@ fn mutate_response(
     }
 }
 
-/// Changes the head as the route and the levels above it say: headers, then host, then path.
+/// Changes the head as the route and the levels above it say: headers, then host, then path. Whether
+/// there was anything to change.
 fn prepare(
     cx: &StreamCx,
     matched: &Match,
     action: &Forward,
     place: Option<usize>,
     parts: &mut Parts,
-) {
+) -> bool {
     let mut own_host = None;
+    let mut is_changed = action.host_rewrite.is_some() || action.path_rewrite.is_some();
     if let (ClusterSpecifier::Weighted(weighted), Some(place)) = (&action.cluster, place) {
         own_host = weighted.clusters.get(place).and_then(|cluster| cluster.host_rewrite.clone());
     }
     for mutations in matched.mutations(Direction::Request, place) {
+        is_changed = true;
         mutations.apply(
             parts,
             |parts| &mut parts.headers,
@@ -195,13 +199,15 @@ fn prepare(
         );
     }
     if let Some(host) = own_host {
-        rewrite::set_host(host, action.append_x_forwarded_host, &mut parts.headers);
+        is_changed = true;
+        parts.headers.insert(header::HOST, host);
     } else if let Some(host) = &action.host_rewrite {
         rewrite::rewrite_host(host, action.append_x_forwarded_host, parts);
     }
     if let Some(path) = &action.path_rewrite {
         rewrite::rewrite_path(path, &matched.route.matches, parts);
     }
+    is_changed
 }
 
 /// The cluster of a request and its place among weighted ones; else the name that no cluster has.
@@ -235,7 +241,7 @@ fn by_header(
     parts: &Parts,
     find: impl Fn(&str) -> Result<Arc<Cluster>, String>,
 ) -> Result<Arc<Cluster>, String> {
-    let view = View::new(parts, &cx.scheme, false);
+    let view = View::new(parts, &cx.scheme);
     with_value(key, &view, |name| match name.map(std::str::from_utf8) {
         Some(Ok(name)) => find(name),
         _ => Err(String::new()),
@@ -258,7 +264,7 @@ fn cluster_not_found(cx: &StreamCx, matched: &Match, action: &Forward, name: &st
     cx.hcm().router_stats.no_cluster.inc();
     LocalReply::new(action.cluster_not_found_status, "", "cluster_not_found")
         .with_flags(ResponseFlags::NO_CLUSTER_FOUND)
-        .with_reason(format!("no cluster '{name}' (route {})", matched.route.origin))
+        .with_reason(format!("no cluster '{name}' ({})", matched.route.origin))
 }
 
 fn no_healthy_upstream(matched: &Match, cluster: &Cluster) -> LocalReply {
@@ -270,7 +276,7 @@ fn no_healthy_upstream(matched: &Match, cluster: &Cluster) -> LocalReply {
     )
     .with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM)
     .with_reason(format!(
-        "no healthy host of {hosts} in cluster {} (route {})",
+        "no healthy host of {hosts} in cluster {} ({})",
         cluster.config.name, matched.route.origin
     ))
 }
@@ -292,21 +298,21 @@ fn failed(
         Ended::Failed(Failure::Overflow(limit)) => {
             let resources = cluster.circuit.of(action.priority);
             let max = resources.limit(*limit).max();
-            format!("circuit-breaker {}={max} cluster {name} (route {origin})", limit.name())
+            format!("circuit-breaker {}={max} cluster {name} ({origin})", limit.name())
         }
         Ended::Failed(Failure::Connect(failure)) if failure.is_timeout => format!(
-            "connect_timeout={}ms to {address} in cluster {name} (route {origin})",
+            "connect_timeout={}ms to {address} in cluster {name} ({origin})",
             cluster.config.connect_timeout.as_millis()
         ),
         Ended::Failed(Failure::Connect(failure)) => {
-            format!("connecting to {address} in cluster {name}: {failure} (route {origin})")
+            format!("connecting to {address} in cluster {name}: {failure} ({origin})")
         }
-        Ended::Failed(_) => format!("{address} in cluster {name} gave no response (route {origin})"),
+        Ended::Failed(_) => format!("{address} in cluster {name} gave no response ({origin})"),
         Ended::Expired(timeout::Expired::Route) => {
-            format!("timeout of route {origin}, cluster {name}")
+            format!("timeout of {origin}, cluster {name}")
         }
         Ended::Expired(timeout::Expired::Life) => {
-            format!("max_stream_duration of cluster {name} (route {origin})")
+            format!("max_stream_duration of cluster {name} ({origin})")
         }
     };
     let reply = failure::reply(ended, is_request_complete).with_reason(reason);

@@ -30,24 +30,31 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// The view of a head in its normal form (authority in `host`, path and query in the URI).
     #[must_use]
-    pub fn new(parts: &'a Parts, scheme: &'a Scheme, ignore_path_parameters: bool) -> Self {
+    pub fn new(parts: &'a Parts, scheme: &'a Scheme) -> Self {
         let path_and_query = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut path = path_and_query;
-        if let Some((before, _)) = path.split_once(['?', '#']) {
-            path = before;
-        }
-        if ignore_path_parameters && let Some((before, _)) = path.split_once(';') {
-            path = before;
-        }
         Self {
             method: &parts.method,
             path_and_query,
-            path,
+            path: path_and_query.split_once(['?', '#']).map_or(path_and_query, |(path, _)| path),
             host: parts.headers.get(header::HOST).map_or(b"", |host| host.as_bytes()),
             scheme: scheme.as_str(),
             headers: &parts.headers,
         }
     }
+}
+
+/// A path without the parameters (`;…`) of its segments.
+pub(super) fn without_parameters(path: &str) -> SmallVec<[u8; 256]> {
+    let mut is_parameter = false;
+    let kept = path.bytes().filter(|byte| {
+        match byte {
+            b';' => is_parameter = true,
+            b'/' => is_parameter = false,
+            _ => {}
+        }
+        !is_parameter
+    });
+    kept.collect()
 }
 
 /// Whether all conditions hold.
@@ -259,7 +266,7 @@ mod tests {
 
     fn holds(matcher: &HeaderMatcher, headers: &[(&str, &str)]) -> bool {
         let parts = parts("/", headers);
-        header_matches(matcher, &View::new(&parts, &Scheme::HTTP, false))
+        header_matches(matcher, &View::new(&parts, &Scheme::HTTP))
     }
 
     #[test]
@@ -337,6 +344,12 @@ mod tests {
         ] {
             assert_eq!(is_grpc(&parts("/", &[("content-type", value)]).headers), is, "{value}");
         }
+    }
+
+    #[test]
+    fn parameters_belong_to_segments() {
+        assert_eq!(&*without_parameters("/a;x=1;y/b;z/c"), b"/a/b/c");
+        assert_eq!(&*without_parameters("/a"), b"/a");
     }
 
     #[test]

@@ -12,6 +12,9 @@ mod rewrite;
 mod table;
 mod timeout;
 
-pub use forward::{forward, mutate_direct_response};
+pub use forward::{forward, mutate_local_reply};
 pub use table::{Match, Table};
 pub use timeout::max_stream_duration;
+
+#[cfg(test)]
+mod table_tests;

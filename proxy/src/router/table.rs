@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::{
     index::Index,
     levels::{HostLevels, Levels},
-    matcher::{View, route_matches},
+    matcher::{View, route_matches, without_parameters},
     mutate::Mutations,
 };
 use crate::{
@@ -167,8 +167,12 @@ impl Table {
     /// external requests only.
     #[must_use]
     pub fn find(self: &Arc<Self>, parts: &Parts, scheme: &Scheme, is_internal: bool) -> Option<Match> {
-        let view =
-            View::new(parts, scheme, self.config.ignore_path_parameters_in_path_matching);
+        let mut view = View::new(parts, scheme);
+        let stripped;
+        if self.config.ignore_path_parameters_in_path_matching && view.path.contains(';') {
+            stripped = without_parameters(view.path);
+            view.path = std::str::from_utf8(&stripped).unwrap_or(view.path);
+        }
         let (virtual_host, host) = self.virtual_host(view.host)?;
         let needs_tls = match host.require_tls {
             TlsRequirement::None => false,

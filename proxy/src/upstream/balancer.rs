@@ -43,6 +43,9 @@ impl Balancer {
         let share = if set.has_choice() { below(100, random()) } else { 0 };
         let Some(chosen) = set.choose(u32::try_from(share).unwrap_or(0)) else {
             cluster.stats.upstream_cx_none_healthy.inc();
+            if cluster.config.healthy_panic_threshold > 0.0 {
+                cluster.stats.lb_healthy_panic.inc();
+            }
             return None;
         };
         if chosen.panic {

@@ -7,6 +7,7 @@ mod balancer;
 mod circuit;
 mod cluster;
 mod codes;
+pub mod dns;
 mod host;
 pub mod pool;
 mod stats;
