@@ -50,6 +50,8 @@ pub struct Response {
     pub body: Bytes,
     /// Trailers.
     pub trailers: Vec<(String, String)>,
+    /// Replies after this one on the same connection (raw conversations only).
+    pub following: Vec<Response>,
     /// How the exchange ended when it did not end well: `closed`, `reset REASON`, `goaway REASON`.
     pub error: Option<String>,
 }

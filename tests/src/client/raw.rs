@@ -79,44 +79,48 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 /// Splits what a raw HTTP/1 conversation gave into its first final reply, the interim ones before
-/// it, and the bytes after its head.
+/// it, and the replies that follow.
 pub fn parse(received: &[u8]) -> Response {
-    let mut rest = received;
+    let (mut first, mut rest) = parse_one(received);
     let mut interim = Vec::new();
-    loop {
-        let mut response = parse_one(rest);
-        let more = response.body.starts_with(b"HTTP/1.");
-        if !(100..200).contains(&response.status) || !more {
-            response.interim = interim;
-            return response;
-        }
-        interim.push(response.status);
-        rest = &rest[rest.len() - response.body.len()..];
+    while (100..200).contains(&first.status) && rest.starts_with(b"HTTP/1.") {
+        interim.push(first.status);
+        (first, rest) = parse_one(rest);
     }
+    first.interim = interim;
+    while rest.starts_with(b"HTTP/1.") {
+        let (next, after) = parse_one(rest);
+        first.following.push(next);
+        rest = after;
+    }
+    first
 }
 
-fn parse_one(received: &[u8]) -> Response {
-    let text = String::from_utf8_lossy(received);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+/// One message and the bytes after it. Without a content-length, all bytes are its body.
+fn parse_one(received: &[u8]) -> (Response, &[u8]) {
+    let end = received.windows(4).position(|window| window == b"\r\n\r\n");
+    let (head, rest) = match end {
+        Some(end) => (&received[..end], &received[end + 4..]),
+        None => (received, &received[received.len()..]),
+    };
+    let head = String::from_utf8_lossy(head);
     let mut lines = head.split("\r\n");
     let mut first = lines.next().unwrap_or_default().splitn(3, ' ');
     let version = first.next().unwrap_or_default().to_owned();
-    let status = first
-        .next()
-        .and_then(|status| status.parse().ok())
-        .unwrap_or(0);
+    let status = first.next().and_then(|status| status.parse().ok()).unwrap_or(0);
     let headers = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    let body = Bytes::copy_from_slice(body.as_bytes());
-    Response {
-        status,
-        version,
-        headers,
-        body,
-        ..Response::default()
-    }
+    let mut response = Response { status, version, headers, ..Response::default() };
+    let length = match response.header("content-length").and_then(|length| length.parse().ok()) {
+        _ if (100..200).contains(&status) => 0,
+        Some(length) => rest.len().min(length),
+        None => rest.len(),
+    };
+    let (body, rest) = rest.split_at(length);
+    response.body = Bytes::copy_from_slice(body);
+    (response, rest)
 }
 
 #[cfg(test)]
@@ -138,6 +142,13 @@ mod tests {
             (reply.status, reply.interim.as_slice()),
             (201, [100].as_slice())
         );
+    }
+
+    #[test]
+    fn replies_follow_each_other() {
+        let reply = parse(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\naHTTP/1.1 404 No\r\n\r\n");
+        assert_eq!(reply.text(), "a");
+        assert_eq!(reply.following[0].status, 404);
     }
 
     #[test]

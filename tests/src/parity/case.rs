@@ -43,13 +43,15 @@ pub(super) struct Case {
     /// The access log's text format; `log_json` for a JSON format.
     pub(super) log: Option<String>,
     pub(super) log_json: Option<Value>,
-    /// How many log lines to wait for; the number of requests by default.
+    /// How many log lines to wait for; the number of requests by default, 0 not to compare.
     pub(super) log_lines: Option<usize>,
     /// Both proxies refuse the configuration; ours says each of these texts.
     pub(super) reject: Option<Vec<String>>,
     /// Files to write into `{{tmp}}` before the start.
     #[serde(default)]
     pub(super) files: BTreeMap<String, String>,
+    /// Only Envoy serves this; ours refuses it and says each of these texts.
+    pub(super) unsupported: Option<Vec<String>>,
     /// What the upstream at `{{raw}}` answers, byte for byte.
     pub(super) raw_upstream: Option<String>,
     /// The requests, one after the other.

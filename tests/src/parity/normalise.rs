@@ -21,18 +21,28 @@ pub(super) struct Normaliser {
     uuid: Regex,
     local: Regex,
     version: Regex,
+    hex: Regex,
+    /// Hexadecimal ids that the case itself wrote.
+    known: Vec<String>,
 }
 
 impl Normaliser {
     /// Knows the ports of the run's upstreams by their placeholder's name.
-    pub(super) fn new(places: &Places) -> Self {
+    /// Ids in the case's text are not random, and stay.
+    pub(super) fn new(places: &Places, text: &str) -> Self {
         let ports = places
             .iter()
             .filter(|(_, value)| value.parse::<u16>().is_ok())
             .map(|(name, port)| (format!("127.0.0.1:{port}"), format!("<{name}>")))
             .collect();
         let regex = |text| Regex::new(text).expect("a constant expression");
+        let hex = regex(r"\b([0-9a-f]{32}|[0-9a-f]{16})\b");
         Self {
+            known: hex
+                .find_iter(text)
+                .map(|id| id.as_str().to_owned())
+                .collect(),
+            hex,
             ports,
             uuid: regex(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
             local: regex(r"127\.0\.0\.1:\d+"),
@@ -47,6 +57,17 @@ impl Normaliser {
             text = text.replace(port, name);
         }
         let text = self.uuid.replace_all(&text, "<uuid>");
+        let text = self.hex.replace_all(&text, |found: &regex::Captures<'_>| {
+            let id = &found[0];
+            if self.known.iter().any(|known| known == id) {
+                return id.to_owned();
+            }
+            if id.len() == 32 {
+                "<trace>".to_owned()
+            } else {
+                "<span>".to_owned()
+            }
+        });
         let text = self.local.replace_all(&text, "<local>");
         self.version.replace_all(&text, "<version>").into_owned()
     }
@@ -93,6 +114,7 @@ impl Normaliser {
             headers,
             body,
             trailers: self.headers(&response.trailers),
+            following: response.following.iter().map(|next| self.response(next)).collect(),
             error: response.error.clone(),
             ..Outcome::default()
         }
@@ -128,7 +150,7 @@ mod tests {
     #[test]
     fn known_ports_get_their_names_and_others_do_not() {
         let places = Places::from([("a".to_owned(), "4000".to_owned())]);
-        let normaliser = Normaliser::new(&places);
+        let normaliser = Normaliser::new(&places, "");
         assert_eq!(
             normaliser.text("127.0.0.1:4000 127.0.0.1:5000"),
             "<a> <local>"
@@ -137,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_date_is_still_seen_to_be_there() {
-        let normaliser = Normaliser::new(&Places::new());
+        let normaliser = Normaliser::new(&Places::new(), "");
         let headers = normaliser.headers(&[("date".to_owned(), "today".to_owned())]);
         assert_eq!(headers["date"], ["<clock>"]);
     }
