@@ -27,6 +27,8 @@ pub struct Activity {
     pub max_deadline: Cell<Option<Instant>>,
     /// The request is wholly received.
     pub is_request_complete: Cell<bool>,
+    /// The request's body broke the protocol.
+    pub is_request_broken: Cell<bool>,
     /// Which deadline ended the stream.
     pub expired: Cell<Option<Expiry>>,
 }
@@ -54,6 +56,7 @@ impl Activity {
             request_deadline: Cell::new(None),
             max_deadline: Cell::new(None),
             is_request_complete: Cell::new(false),
+            is_request_broken: Cell::new(false),
             expired: Cell::new(None),
         }
     }

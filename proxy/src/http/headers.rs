@@ -164,7 +164,8 @@ pub fn check_request(
     Ok(())
 }
 
-fn bad_path() -> LocalReply {
+/// The reply to a path that cannot be normalised.
+pub(super) fn bad_path() -> LocalReply {
     LocalReply::new(StatusCode::BAD_REQUEST, "", "path_normalization_failed")
 }
 
@@ -517,6 +518,14 @@ pub fn wants_upgrade(headers: &HeaderMap) -> bool {
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// Whether the client asks an old proxy to close: Envoy closes then too.
+#[must_use]
+pub fn wants_close(headers: &HeaderMap) -> bool {
+    headers
+        .get(PROXY_CONNECTION)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// Whether a request id was asked back by `x-envoy-force-trace`.

@@ -45,11 +45,16 @@ pub struct IoWatch {
 #[derive(Clone, Copy, Debug, Default)]
 struct HeadScan {
     is_on: bool,
+    /// The request line has not ended.
+    is_first: bool,
     /// Bytes kept of a line that began in an earlier read, up to [`LINE`].
     length: u8,
     line: [u8; LINE],
-    content_length: bool,
+    /// How many `content-length` lines there are.
+    lengths: u8,
     transfer_encoding: bool,
+    /// The target has a fragment.
+    fragment: bool,
 }
 
 /// Length of `transfer-encoding:`, the longest name that is looked for, with its colon.
@@ -59,7 +64,7 @@ impl IoWatch {
     /// The next bytes (after what the codec has buffered) are a new request's head.
     pub fn expect_head(&self) {
         self.head_start.set(None);
-        self.head.set(HeadScan { is_on: true, ..HeadScan::default() });
+        self.head.set(HeadScan { is_on: true, is_first: true, ..HeadScan::default() });
         self.is_between_responses.set(true);
     }
 
@@ -68,7 +73,19 @@ impl IoWatch {
     #[must_use]
     pub fn has_both_lengths(&self) -> bool {
         let head = self.head.get();
-        head.content_length && head.transfer_encoding
+        head.lengths > 0 && head.transfer_encoding
+    }
+
+    /// Whether the head had several `content-length` lines; the parser drops equal ones.
+    #[must_use]
+    pub fn has_repeated_length(&self) -> bool {
+        self.head.get().lengths > 1
+    }
+
+    /// Whether the request's target had a fragment; the parser drops it.
+    #[must_use]
+    pub fn has_fragment(&self) -> bool {
+        self.head.get().fragment
     }
 
     /// A stream is finished: once its last bytes are flushed, the next head is expected.
@@ -114,6 +131,13 @@ impl HeadScan {
         for end in memchr::memchr_iter(b'\n', bytes) {
             let rest = &bytes[start..end];
             start = end + 1;
+            if self.is_first {
+                // Empty lines before the request line are allowed.
+                self.is_first = rest.trim_ascii().is_empty() && self.length == 0;
+                self.fragment |= memchr::memchr(b'#', rest).is_some();
+                self.length = 0;
+                continue;
+            }
             let is_end = if self.length == 0 {
                 self.judge(rest)
             } else {
@@ -126,6 +150,9 @@ impl HeadScan {
                 self.is_on = false;
                 return;
             }
+        }
+        if self.is_first {
+            self.fragment |= memchr::memchr(b'#', &bytes[start..]).is_some();
         }
         self.keep(&bytes[start..]);
     }
@@ -145,7 +172,9 @@ impl HeadScan {
         };
         match line.first() {
             None | Some(b'\r') => return true,
-            Some(b'c' | b'C') => self.content_length |= is(b"content-length:"),
+            Some(b'c' | b'C') => {
+                self.lengths = self.lengths.saturating_add(u8::from(is(b"content-length:")));
+            }
             Some(b't' | b'T') => self.transfer_encoding |= is(b"transfer-encoding:"),
             Some(_) => {}
         }
@@ -249,5 +278,41 @@ impl<S: AsyncWrite + Unpin> Io<S> {
             self.watch.codec_reply.set(status);
         }
         Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(parts: &[&str]) -> HeadScan {
+        let mut head = HeadScan { is_on: true, is_first: true, ..HeadScan::default() };
+        for part in parts {
+            head.scan(part.as_bytes());
+        }
+        head
+    }
+
+    #[test]
+    fn framing_headers_are_found_however_the_head_is_cut() {
+        let text = "\r\nPOST /content-length: HTTP/1.1\r\nHost: a\r\nContent-LENGTH: 3\r\n\
+                    X: transfer-encoding:\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 4\r\n";
+        for first in 0..text.len() {
+            for second in (first..text.len()).step_by(7) {
+                let head = scan(&[&text[..first], &text[first..second], &text[second..]]);
+                assert_eq!(head.lengths, 1, "{first} {second}");
+                assert!(head.transfer_encoding, "{first} {second}");
+                assert!(!head.is_on, "{first} {second}");
+                assert!(!head.fragment);
+            }
+        }
+    }
+
+    #[test]
+    fn repeated_lengths_and_fragments_are_seen() {
+        let head = scan(&["GET /a", "#b HTTP/1.1\r\ncontent-length: 1\r\nContent-Length: 1\r\n\r\n"]);
+        assert_eq!(head.lengths, 2);
+        assert!(head.fragment);
+        assert!(!scan(&["GET / HTTP/1.1\r\nx: #\r\n\r\n"]).fragment);
     }
 }

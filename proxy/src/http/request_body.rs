@@ -71,7 +71,7 @@ impl http_body::Body for RequestBody {
                     }
                 }
             }
-            Some(Err(_)) => {}
+            Some(Err(_)) => this.activity.is_request_broken.set(true),
             None => this.complete(),
         }
         Poll::Ready(frame)

@@ -46,6 +46,8 @@ struct RequestKind {
     is_grpc: bool,
     /// CONNECT, or asks for another protocol.
     is_upgrade: bool,
+    /// `proxy-connection: close`
+    wants_close: bool,
 }
 
 impl Stream {
@@ -93,7 +95,12 @@ impl Stream {
         let activity = Rc::clone(&self.cx.activity);
         let mut timer = std::mem::replace(&mut self.timer, self.cx.worker().timers.timer());
         self.request.is_head = parts.method == Method::HEAD;
+        if matches!(body, Body::Empty) {
+            activity.complete_request();
+        }
         let outcome = match activity.limit(&mut timer, self.respond(parts, body)).await {
+            // Whatever the upstream made of it: the client is to be told what it did wrong.
+            Ok(Err(_)) if activity.is_request_broken.get() => Err(strict::body_failure()),
             Ok(outcome) => outcome,
             Err(expiry) => {
                 self.count_expiry();
@@ -122,6 +129,10 @@ impl Stream {
         }
         self.request.is_grpc = local_reply::is_grpc(&parts.headers);
         cx.record(&parts);
+        if !is_http2 && connection.watch.has_fragment() {
+            hcm.stats.rq_failed_path_normalization.inc();
+            return Err(headers::bad_path());
+        }
         headers::check_request(&mut parts, &hcm.config, connection.info.local)
             .inspect_err(|reply| count_refusal(cx, reply))?;
         let is_upgrade = parts.method == Method::CONNECT
@@ -129,6 +140,7 @@ impl Stream {
                 && parts.headers.contains_key(header::UPGRADE)
                 && headers::wants_upgrade(&parts.headers));
         self.request.is_upgrade = is_upgrade;
+        self.request.wants_close = headers::wants_close(&parts.headers);
 
         // 2. Who asks, and what the next hop may know of it.
         let table = hcm.table(&cx.snapshot);
@@ -150,7 +162,8 @@ impl Stream {
         cx.is_internal = prepared.is_internal;
 
         // 3. Which route; the stream keeps it to its end.
-        if let Some(table) = table {
+        // CONNECT needs a route that says so, which we do not have.
+        if let Some(table) = table.filter(|_| parts.method != Method::CONNECT) {
             cx.info.route_table = Some(Arc::clone(&table.config.name));
             cx.matched = table.find(&parts, &cx.scheme, cx.is_internal);
         }
@@ -222,7 +235,11 @@ impl Stream {
             date: connection.worker.date(info.start_time + now.duration_since(info.start)),
             request_id: info.request_id.as_ref(),
             is_local,
-            closes: is_http1 && (is_bad || is_drained || (is_local && !is_request_complete)),
+            closes: is_http1
+                && (is_bad
+                    || is_drained
+                    || self.request.wants_close
+                    || (is_local && !is_request_complete)),
         };
         headers::finish_response(&mut head.headers, &hcm.config, cx);
         info.response_code = Some(head.status);

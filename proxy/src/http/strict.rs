@@ -47,6 +47,9 @@ pub fn check_http1(
             ));
         }
     }
+    if watch.has_repeated_length() || !is_known_method(&parts.method) {
+        return Err(refuse(StatusCode::BAD_REQUEST, "http1.codec_error"));
+    }
     check_names(&mut parts.headers, config, "http1.unexpected_underscore", "http1.too_many_headers")?;
     if parts.headers.contains_key(header::CONNECTION) {
         remove_nominated(&mut parts.headers)?;
@@ -85,7 +88,10 @@ fn refuse(status: StatusCode, details: &'static str) -> LocalReply {
 /// The reply to a head that the HTTP/1 parser did not take.
 #[must_use]
 pub fn parse_failure(error: &hyper::Error, watch: &IoWatch) -> LocalReply {
-    let (status, details) = if error.is_parse_too_large() {
+    let (status, details) = if format!("{error:?}").contains("Version") {
+        // There is no other way to ask hyper.
+        (StatusCode::UPGRADE_REQUIRED, "low_version")
+    } else if error.is_parse_too_large() {
         (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.headers_too_large")
     } else if watch.has_transfer_encoding() {
         // The parser refuses what does not end in `chunked`.
@@ -96,6 +102,34 @@ pub fn parse_failure(error: &hyper::Error, watch: &IoWatch) -> LocalReply {
         (StatusCode::BAD_REQUEST, "http1.codec_error")
     };
     refuse(status, details)
+}
+
+/// The reply to a request whose body broke the protocol.
+#[must_use]
+pub fn body_failure() -> LocalReply {
+    refuse(StatusCode::BAD_REQUEST, "http1.codec_error")
+}
+
+/// The methods that Envoy knows.
+fn is_known_method(method: &Method) -> bool {
+    match *method {
+        Method::GET
+        | Method::POST
+        | Method::PUT
+        | Method::DELETE
+        | Method::HEAD
+        | Method::OPTIONS
+        | Method::PATCH
+        | Method::TRACE
+        | Method::CONNECT => true,
+        _ => matches!(
+            method.as_str(),
+            "ACL" | "BIND" | "CHECKOUT" | "COPY" | "LINK" | "LOCK" | "M-SEARCH" | "MERGE"
+                | "MKACTIVITY" | "MKCALENDAR" | "MKCOL" | "MOVE" | "NOTIFY" | "PROPFIND"
+                | "PROPPATCH" | "PURGE" | "REBIND" | "REPORT" | "SEARCH" | "SOURCE"
+                | "SUBSCRIBE" | "UNBIND" | "UNLINK" | "UNLOCK" | "UNSUBSCRIBE"
+        ),
+    }
 }
 
 /// Number of headers, and underscores in their names.
