@@ -344,7 +344,10 @@ impl Stream {
         connection.streams.set(connection.streams.get().saturating_sub(1));
         connection.idle_since.set(now);
         *connection.responding.borrow_mut() = None;
-        connection.watch.finish_stream();
+        // Only HTTP/1 goes on with another head; HTTP/2 has frames of other streams to send.
+        if info.protocol != Version::HTTP_2 {
+            connection.watch.finish_stream();
+        }
         if !hcm.access_logs.is_empty() {
             let cx = crate::telemetry::format::Context {
                 info,
