@@ -68,17 +68,26 @@ pub(super) async fn show(query: Query<'_>, context: &Context) -> Reply {
     }
 }
 
-/// Priorities with their names and limits as they are now.
-fn thresholds(cluster: &Cluster) -> [(&'static str, Priority, [(&'static str, u32); 4]); 2] {
+/// The limits of one priority as they are now.
+struct Limits {
+    name: &'static str,
+    priority: Priority,
+    limits: [(&'static str, u32); 4],
+}
+
+fn thresholds(cluster: &Cluster) -> [Limits; 2] {
     [("default", Priority::Default), ("high", Priority::High)].map(|(name, priority)| {
         let resources = cluster.circuit.of(priority);
-        let limits = [
-            ("max_connections", resources.connections.max()),
-            ("max_pending_requests", resources.pending.max()),
-            ("max_requests", resources.requests.max()),
-            ("max_retries", resources.retries.max()),
-        ];
-        (name, priority, limits)
+        Limits {
+            name,
+            priority,
+            limits: [
+                ("max_connections", resources.connections.max()),
+                ("max_pending_requests", resources.pending.max()),
+                ("max_requests", resources.requests.max()),
+                ("max_retries", resources.retries.max()),
+            ],
+        }
     })
 }
 
@@ -114,9 +123,9 @@ fn cluster_text(text: &mut String, cluster: &Cluster, added_via_api: bool) {
         let _infallible = writeln!(text, "{name}::{key}::{value}");
     };
     line("observability_name", &observability_name(&cluster.config));
-    for (priority, _, limits) in thresholds(cluster) {
+    for Limits { name, limits, .. } in thresholds(cluster) {
         for (limit, max) in limits {
-            line(&format!("{priority}_priority::{limit}"), &max);
+            line(&format!("{name}_priority::{limit}"), &max);
         }
     }
     line("added_via_api", &added_via_api);
@@ -163,14 +172,18 @@ fn cluster_json(cluster: &Cluster, added_via_api: bool) -> Value {
     }
     let thresholds: Vec<Value> = thresholds(cluster)
         .into_iter()
-        .map(|(_, priority, limits)| {
-            let mut shown = Map::new();
-            if priority == Priority::High {
-                shown.insert("priority".to_owned(), json!("HIGH"));
-            }
-            shown.extend(limits.map(|(limit, max)| (limit.to_owned(), json!(max))));
-            Value::Object(shown)
-        })
+        .map(
+            |Limits {
+                 priority, limits, ..
+             }| {
+                let mut shown = Map::new();
+                if priority == Priority::High {
+                    shown.insert("priority".to_owned(), json!("HIGH"));
+                }
+                shown.extend(limits.map(|(limit, max)| (limit.to_owned(), json!(max))));
+                Value::Object(shown)
+            },
+        )
         .collect();
     status.insert(
         "circuit_breakers".to_owned(),

@@ -15,6 +15,7 @@ mod stats;
 use std::{
     cell::Cell,
     fmt,
+    net::SocketAddr,
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -27,9 +28,15 @@ pub use serve::serve;
 
 use self::server::ServerStats;
 use crate::{
-    config::bootstrap::Bootstrap,
+    config::{
+        bootstrap::Bootstrap,
+        listener::{DrainType, Listener, TrafficDirection},
+    },
     snapshot::{Dump, Publisher},
-    telemetry::{access_log::AccessLogs, stats::Registry},
+    telemetry::{
+        access_log::{AccessLogs, Loggers},
+        stats::Registry,
+    },
 };
 
 /// How far the process is in its life, as `/ready` and `/server_info` show it.
@@ -102,6 +109,9 @@ pub struct Context {
     is_failing_health_checks: Cell<bool>,
     started: (Instant, SystemTime),
     stats: ServerStats,
+    loggers: Loggers,
+    /// What access logs say of the listener.
+    listener: Arc<Listener>,
 }
 
 impl fmt::Debug for Context {
@@ -114,7 +124,9 @@ impl fmt::Debug for Context {
 
 impl Context {
     /// The context of a process that starts now, and the commands that will come from its users.
-    #[must_use]
+    ///
+    /// # Errors
+    /// A file of the endpoint's access log cannot be opened.
     pub fn new(
         registry: Registry,
         publisher: Publisher,
@@ -123,10 +135,14 @@ impl Context {
         access_logs: AccessLogs,
         dump: FetchDump,
         log_level: LogLevel,
-    ) -> (Self, mpsc::UnboundedReceiver<Command>) {
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Command>), String> {
         let (commands, receiver) = mpsc::unbounded_channel();
+        let admin = bootstrap.admin.as_ref();
+        let logs = admin.map_or(&[][..], |admin| &admin.access_log);
         let context = Self {
             stats: ServerStats::new(&registry),
+            loggers: access_logs.compile(logs)?,
+            listener: Arc::new(listener(admin.map(|admin| admin.address))),
             registry,
             publisher,
             bootstrap,
@@ -140,7 +156,7 @@ impl Context {
             started: (Instant::now(), SystemTime::now()),
         };
         context.stats.update(&context);
-        (context, receiver)
+        Ok((context, receiver))
     }
 
     /// The application says how far it is.
@@ -156,6 +172,24 @@ impl Context {
             Lifecycle::Live if self.is_failing_health_checks.get() => Lifecycle::Draining,
             other => other,
         }
+    }
+}
+
+/// The endpoint as a listener, for its access log.
+fn listener(address: Option<SocketAddr>) -> Listener {
+    Listener {
+        name: "admin".into(),
+        addresses: address.into_iter().collect(),
+        stat_prefix: Some("admin".into()),
+        filter_chains: Vec::new(),
+        per_connection_buffer_limit_bytes: 0,
+        direction: TrafficDirection::Unspecified,
+        drain_type: DrainType::Default,
+        tcp_backlog_size: None,
+        reuse_port: false,
+        tcp_keepalive: None,
+        freebind: false,
+        access_log: Vec::new(),
     }
 }
 
@@ -177,7 +211,7 @@ impl Lifecycle {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_address(path: &Path, address: std::net::SocketAddr) -> std::io::Result<()> {
+pub fn write_address(path: &Path, address: SocketAddr) -> std::io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     std::fs::write(&beside, address.to_string())?;

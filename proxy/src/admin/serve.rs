@@ -1,16 +1,29 @@
 //! The HTTP/1 server.
 
-use std::{convert::Infallible, rc::Rc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Scheme};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Context, endpoints};
+use crate::telemetry::{
+    format::{self, RequestHead},
+    stream_info::{ConnectionInfo, StreamInfo},
+};
 
 /// Connections at one time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -83,7 +96,14 @@ pub async fn serve(listener: TcpListener, context: Rc<Context>) {
 }
 
 async fn connection(stream: TcpStream, context: Rc<Context>) {
-    let service = service_fn(|request| answer(request, &context));
+    let info = match connection_info(&stream, &context) {
+        Ok(info) => info,
+        Err(error) => {
+            tracing::debug!(%error, "admin connection already closed");
+            return;
+        }
+    };
+    let service = service_fn(|request| answer(request, &context, &info));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -96,15 +116,30 @@ async fn connection(stream: TcpStream, context: Rc<Context>) {
     }
 }
 
+fn connection_info(stream: &TcpStream, context: &Context) -> io::Result<Rc<ConnectionInfo>> {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    Ok(Rc::new(ConnectionInfo {
+        id: NEXT_ID.fetch_add(1, Relaxed),
+        remote: stream.peer_addr()?,
+        local: stream.local_addr()?,
+        listener: Arc::clone(&context.listener),
+        start: Instant::now(),
+    }))
+}
+
 async fn answer(
     request: Request<Incoming>,
     context: &Context,
+    connection: &Rc<ConnectionInfo>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut info = StreamInfo::new(Rc::clone(connection), request.version());
     let reply = endpoints::dispatch(request.method(), request.uri(), context).await;
     let body = match *request.method() {
         Method::HEAD => Bytes::new(),
         _ => Bytes::from(reply.body),
     };
+    info.bytes_sent
+        .set(u64::try_from(body.len()).unwrap_or(u64::MAX));
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
@@ -121,5 +156,16 @@ async fn answer(
         HeaderValue::from_static("nosniff"),
     );
     headers.insert(header::SERVER, HeaderValue::from_static("envoy"));
+    if !context.loggers.is_empty() {
+        info.response_code = Some(reply.status);
+        info.downstream.last_tx = Some(Instant::now());
+        let (parts, _) = request.into_parts();
+        context.loggers.log(&format::Context {
+            info: &info,
+            request: Some(RequestHead::new(&parts, &Scheme::HTTP)),
+            response: Some(response.headers()),
+            trailers: None,
+        });
+    }
     Ok(response)
 }

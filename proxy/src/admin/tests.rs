@@ -11,7 +11,11 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::bootstrap::Node,
+    config::{
+        access_log::{AccessLog, LogFormat, Sink},
+        bootstrap::{Admin, Node},
+        format::Format,
+    },
     snapshot::{DumpEntry, DumpState, Origin, Resource, Snapshot, state::Kind},
     telemetry::testing,
 };
@@ -19,7 +23,7 @@ use crate::{
 type Clusters = outrigger_proto::envoy::config::cluster::v3::Cluster;
 type Listeners = outrigger_proto::envoy::config::listener::v3::Listener;
 
-fn bootstrap() -> Arc<Bootstrap> {
+fn bootstrap(log: &Path) -> Arc<Bootstrap> {
     Arc::new(Bootstrap {
         node: Node::default(),
         listeners: Vec::new(),
@@ -27,7 +31,16 @@ fn bootstrap() -> Arc<Bootstrap> {
         lds: None,
         cds: None,
         ads: None,
-        admin: None,
+        admin: Some(Admin {
+            address: "127.0.0.1:0".parse().unwrap(),
+            access_log: vec![AccessLog {
+                name: "log".into(),
+                sink: Sink::File(log.to_owned()),
+                format: LogFormat::Text(
+                    Format::parse("%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE%\n").unwrap(),
+                ),
+            }],
+        }),
         stats_flush_interval: Duration::from_secs(5),
         raw: Arc::default(),
     })
@@ -102,9 +115,11 @@ struct Server {
     context: Rc<Context>,
     commands: mpsc::UnboundedReceiver<Command>,
     registry: Registry,
+    log: std::path::PathBuf,
 }
 
 async fn start() -> Server {
+    let log = std::env::temp_dir().join(format!("outrigger-admin-log-{}", uuid::Uuid::new_v4()));
     let registry = Registry::new(1);
     let publisher = Publisher::new();
     let hosts = [
@@ -123,7 +138,7 @@ async fn start() -> Server {
     let (context, commands) = Context::new(
         registry.clone(),
         publisher,
-        bootstrap(),
+        bootstrap(&log),
         Options {
             concurrency: 1,
             ..Options::default()
@@ -136,7 +151,8 @@ async fn start() -> Server {
             }
             Ok(level.borrow().clone())
         }),
-    );
+    )
+    .unwrap();
     let context = Rc::new(context);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -146,6 +162,14 @@ async fn start() -> Server {
         context,
         commands,
         registry,
+        log,
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A test that failed may have removed it.
+        let _gone = std::fs::remove_file(&self.log);
     }
 }
 
@@ -468,6 +492,17 @@ fn a_large_head_is_refused_and_the_rest_goes_on() {
         ] {
             server.json(path).await;
         }
+    });
+}
+
+#[test]
+fn requests_are_logged() {
+    with_server(async |server| {
+        server.ask("GET", "/certs").await;
+        server.ask("GET", "/nope?x").await;
+        server.context.access_logs.flush(Duration::from_secs(10));
+        let log = std::fs::read_to_string(&server.log).unwrap();
+        assert_eq!(log, "GET /certs 200\nGET /nope?x 404\n");
     });
 }
 

@@ -146,17 +146,13 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
         Op::UniqueId => display(out, Some(uuid::Uuid::new_v4())),
         Op::Hostname => bytes(out, Some(HOSTNAME.as_bytes())),
         Op::GrpcStatus(format) => grpc::write(cx, *format, out),
-        Op::TraceId => display(
-            out,
-            info.trace
-                .as_ref()
-                .map(|span| format_args_hex(span.trace_id, 32)),
-        ),
+        Op::TraceId => {
+            let span = info.trace.as_deref();
+            display(out, span.map(|span| Hex(span.trace_id, 32)))
+        }
         Op::SpanId => {
-            let id = |span: &Box<crate::telemetry::span::ActiveSpan>| {
-                format_args_hex(u128::from(span.span_id), 16)
-            };
-            display(out, info.trace.as_ref().map(id))
+            let span = info.trace.as_deref();
+            display(out, span.map(|span| Hex(span.span_id.into(), 16)))
         }
         Op::Environment(value) => bytes(out, value.as_deref().map(str::as_bytes)),
         Op::OutriggerReason => bytes(out, info.reason.as_deref().map(str::as_bytes)),
@@ -222,16 +218,13 @@ pub(crate) fn observability_name(cluster: &crate::config::cluster::Cluster) -> &
     }
 }
 
+/// A number with this many hexadecimal digits.
 struct Hex(u128, usize);
 
 impl fmt::Display for Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:0width$x}", self.0, width = self.1)
     }
-}
-
-fn format_args_hex(value: u128, digits: usize) -> Hex {
-    Hex(value, digits)
 }
 
 fn address(out: &mut Vec<u8>, address: Option<SocketAddr>, part: AddressPart) -> bool {

@@ -192,7 +192,7 @@ fn sampling_follows_the_request_id() {
             "{random} {overall}"
         );
         let mark = if span.sampled { "9" } else { "4" };
-        assert_eq!(&value(&headers, "x-request-id")[14..15], mark);
+        assert_eq!(value(&headers, "x-request-id").get(14..15), Some(mark));
     }
 }
 
@@ -209,7 +209,11 @@ fn clients_and_services_can_ask_for_a_trace() {
         config.client_sampling = client;
         let mut headers = headers(&[("x-request-id", id), (name, "x")]);
         assert_eq!(start(config, &mut headers).sampled, mark != "4");
-        assert_eq!(&value(&headers, "x-request-id")[14..15], mark, "{name}");
+        assert_eq!(
+            value(&headers, "x-request-id").get(14..15),
+            Some(mark),
+            "{name}"
+        );
     }
 }
 
