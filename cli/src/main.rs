@@ -38,23 +38,21 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: can't start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(async {
-        match cli.command {
-            Command::Demo(args) => demo::run(args).await,
-            Command::ControlPlane(args) => {
-                outrigger_control_plane::run(args).await.map(|()| ExitCode::SUCCESS)
-            }
-            Command::Traces(args) => commands::traces::run(args).await,
-            Command::SampleService(args) => sample::run(args).await,
-        }
-    });
+    match cli.command {
+        // It makes a runtime and a log of its own, as its own binary would.
+        Command::ControlPlane(args) => outrigger_control_plane::app::main(&args),
+        Command::Demo(args) => block_on(demo::run(args)),
+        Command::Traces(args) => block_on(commands::traces::run(args)),
+        Command::SampleService(args) => block_on(sample::run(args)),
+    }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(command));
     match outcome {
         Ok(code) => code,
         Err(error) => {

@@ -4,10 +4,11 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
+use serde::Deserialize;
 
 use super::{
     process::Process,
@@ -264,20 +265,13 @@ impl Mesh {
     /// Writes the route's weights and waits until every proxy has acknowledged them.
     pub(crate) async fn edit_route(&mut self, weights: [u32; 2]) -> anyhow::Result<Edit> {
         let before = self.newest_change().await?.version;
-        let edited = SystemTime::now();
         topology::write_route(&self.directory.join("mesh"), weights)?;
         let change = self.wait_change(before).await?;
-        let ack_ms = change
-            .complete_at
-            .and_then(|at| at.duration_since(edited).ok())
-            .context("the control plane did not say when the change was complete")?
-            .as_secs_f64()
-            * 1000.0;
         Ok(Edit {
             weights: format!("{}/{}", weights[0], weights[1]),
             acked_by: change.acked,
             proxies: change.proxies,
-            ack_ms,
+            ack_ms: change.ack_ms.unwrap_or_default(),
         })
     }
 
@@ -285,7 +279,7 @@ impl Mesh {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let change = self.newest_change().await?;
-            if change.version > before && change.complete_at.is_some() {
+            if change.version > before && change.ack_ms.is_some() {
                 return Ok(change);
             }
             pause(deadline, &format!("the edit was not acknowledged by all: {change:?}")).await?;
@@ -293,8 +287,13 @@ impl Mesh {
     }
 
     async fn newest_change(&self) -> anyhow::Result<Change> {
-        let answer = get_json(&format!("http://{}/api/v1/changes", self.ports.api)).await?;
-        Change::newest(&answer)
+        let url = format!("http://{}/api/v1/changes", self.ports.api);
+        let Changes { changes } = serde_json::from_value(get_json(&url).await?)
+            .with_context(|| format!("{url} did not answer as expected"))?;
+        changes
+            .into_iter()
+            .max_by_key(|change| change.version)
+            .with_context(|| format!("{url} knows no change"))
     }
 
     /// kill -9, then a new one with the same ports and data; ends when all proxies are in sync.
@@ -403,39 +402,18 @@ impl Mesh {
 }
 
 /// One entry of `/api/v1/changes`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 struct Change {
     version: u64,
     acked: usize,
     proxies: usize,
-    complete_at: Option<SystemTime>,
+    /// From the first sign of the edit to the last acknowledgement; none while some are missing.
+    ack_ms: Option<f64>,
 }
 
-impl Change {
-    fn newest(answer: &serde_json::Value) -> anyhow::Result<Self> {
-        let changes = answer
-            .get("changes")
-            .and_then(serde_json::Value::as_array)
-            .context("/api/v1/changes has no changes")?;
-        let number = |change: &serde_json::Value, field: &str| {
-            change.get(field).and_then(serde_json::Value::as_u64).unwrap_or(0)
-        };
-        let newest = changes
-            .iter()
-            .max_by_key(|change| number(change, "version"))
-            .context("/api/v1/changes is empty")?;
-        let count = |field| usize::try_from(number(newest, field)).unwrap_or(usize::MAX);
-        Ok(Self {
-            version: number(newest, "version"),
-            acked: count("acked"),
-            proxies: count("proxies"),
-            complete_at: newest
-                .get("complete_at_ms")
-                .and_then(serde_json::Value::as_f64)
-                .and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok())
-                .map(|since| SystemTime::UNIX_EPOCH + since),
-        })
-    }
+#[derive(Deserialize)]
+struct Changes {
+    changes: Vec<Change>,
 }
 
 /// Waits a moment, or fails when the time is over.

@@ -11,7 +11,7 @@ use outrigger_proto::{
             route, route_match::PathSpecifier, virtual_host::TlsRequirementType,
         },
     },
-    google::protobuf::value::Kind,
+    google::protobuf::{BoolValue, value::Kind},
 };
 
 use super::{header, matcher, route_action, tracing};
@@ -353,6 +353,8 @@ fn decorator_operation(cx: &Cx<'_>, decorator: Decorator) -> Option<Arc<str>> {
         operation,
         propagate,
     } = decorator;
+    // `false` is what we do; see docs/differences.md for a field left out.
+    let propagate = propagate.filter(|BoolValue { value }| *value);
     unsupported!(cx, Decorator, [propagate]);
     Some(cx.non_empty("operation", &operation))
 }
