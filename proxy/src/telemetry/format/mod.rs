@@ -230,6 +230,22 @@ impl NeededHeaders {
         add_name(&mut self.trailers, &grpc::STATUS);
     }
 
+    /// Adds what others need.
+    pub fn merge(&mut self, other: &Self) {
+        other
+            .request
+            .iter()
+            .for_each(|name| add_name(&mut self.request, name));
+        other
+            .response
+            .iter()
+            .for_each(|name| add_name(&mut self.response, name));
+        other
+            .trailers
+            .iter()
+            .for_each(|name| add_name(&mut self.trailers, name));
+    }
+
     /// Adds a request header.
     pub fn add_request(&mut self, name: &HeaderName) {
         add_name(&mut self.request, name);

@@ -54,6 +54,8 @@ pub struct ActiveSpan {
     pub upstream_id: Option<u64>,
     /// Forms of trace context that came in beside W3C's.
     forms: Forms,
+    /// Values of the headers that the route's custom tags read, in their order.
+    route_values: Vec<Option<HeaderValue>>,
 }
 
 impl Tracer {
@@ -85,8 +87,7 @@ impl Tracer {
         })
     }
 
-    /// The headers that must still be there when [`Self::finish`] is called, beside those that custom
-    /// tags of routes read.
+    /// The headers that must still be there when [`Self::finish`] is called.
     #[must_use]
     pub fn needed(&self) -> &NeededHeaders {
         &self.needed
@@ -106,13 +107,21 @@ impl Tracer {
             info.request_id = Some(id.clone());
         }
         let spawn_upstream = self.config.spawn_upstream_span;
+        let sampled = incoming.sampled.unwrap_or(decision.sampled);
+        let route_tags = route
+            .filter(|_| sampled)
+            .map_or(&[][..], |route| &route.custom_tags);
         let span = ActiveSpan {
+            route_values: route_tags
+                .iter()
+                .map(|tag| tag_value(tag, headers))
+                .collect(),
             trace_id: incoming
                 .parent
                 .map_or_else(random_trace_id, |(trace_id, _)| trace_id),
             span_id: random_span_id(),
             parent_id: incoming.parent.map(|(_, span_id)| span_id),
-            sampled: incoming.sampled.unwrap_or(decision.sampled),
+            sampled,
             tracestate: incoming.tracestate,
             upstream_id: spawn_upstream.then(random_span_id),
             forms: incoming.forms,
@@ -150,11 +159,19 @@ impl Tracer {
 }
 
 /// Adds the request headers that custom tags read.
-pub fn add_tags(needed: &mut NeededHeaders, tags: &[CustomTag]) {
+fn add_tags(needed: &mut NeededHeaders, tags: &[CustomTag]) {
     for tag in tags {
         if let CustomTagValue::RequestHeader { name, .. } = &tag.value {
             needed.add_request(name);
         }
+    }
+}
+
+/// The value of the header that a custom tag reads.
+fn tag_value(tag: &CustomTag, headers: &HeaderMap) -> Option<HeaderValue> {
+    match &tag.value {
+        CustomTagValue::RequestHeader { name, .. } => headers.get(name).cloned(),
+        CustomTagValue::Literal(_) => None,
     }
 }
 

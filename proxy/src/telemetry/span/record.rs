@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http::Version;
+use http::{HeaderValue, Version};
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
     trace::v1::{Span, Status, span::SpanKind, status::StatusCode},
@@ -268,22 +268,31 @@ impl Recorder<'_> {
 
     /// Tags of the route win over those of the connection manager.
     fn add_tags(&self, attributes: &mut Attributes) {
-        let overridden = |tag: &&CustomTag| !self.route_tags.iter().any(|own| own.tag == tag.tag);
-        let inherited = self.config.custom_tags.iter().filter(overridden);
-        for CustomTag { tag, value } in inherited.chain(self.route_tags) {
-            match value {
-                CustomTagValue::Literal(value) => attributes.text(tag, &**value),
-                CustomTagValue::RequestHeader { name, default } => {
-                    let sent = self
-                        .cx
-                        .request
-                        .and_then(|request| request.headers.get(name));
-                    match (sent, default) {
-                        (Some(value), _) => attributes.bytes(tag, value.as_bytes()),
-                        (None, Some(default)) => attributes.text(tag, &**default),
-                        (None, None) => {}
-                    }
-                }
+        let values = self.span.route_values.iter().map(Option::as_ref);
+        for (tag, sent) in self.route_tags.iter().zip(values) {
+            add_tag(attributes, tag, sent);
+        }
+        for tag in &self.config.custom_tags {
+            if !self.route_tags.iter().any(|own| own.tag == tag.tag) {
+                let sent = self.cx.request.and_then(|request| match &tag.value {
+                    CustomTagValue::RequestHeader { name, .. } => request.headers.get(name),
+                    CustomTagValue::Literal(_) => None,
+                });
+                add_tag(attributes, tag, sent);
+            }
+        }
+    }
+}
+
+fn add_tag(attributes: &mut Attributes, tag: &CustomTag, sent: Option<&HeaderValue>) {
+    match (&tag.value, sent) {
+        (CustomTagValue::Literal(value), _) => attributes.text(&tag.tag, &**value),
+        (CustomTagValue::RequestHeader { .. }, Some(value)) => {
+            attributes.bytes(&tag.tag, value.as_bytes());
+        }
+        (CustomTagValue::RequestHeader { default, .. }, None) => {
+            if let Some(default) = default {
+                attributes.text(&tag.tag, &**default);
             }
         }
     }

@@ -358,6 +358,20 @@ fn an_outbound_listener_makes_a_client_span_or_two_spans() {
 }
 
 #[test]
+fn a_routes_tags_are_read_when_the_span_starts() {
+    let tag = CustomTag {
+        tag: "tenant".into(),
+        value: CustomTagValue::RequestHeader {
+            name: HeaderName::from_static("x-tenant"),
+            default: None,
+        },
+    };
+    let headers = headers(&[("x-tenant", "t1")]);
+    assert_eq!(tag_value(&tag, &headers).unwrap(), "t1");
+    assert_eq!(tag_value(&tag, &HeaderMap::new()), None);
+}
+
+#[test]
 fn with_a_span_for_the_upstream_that_one_is_passed_on() {
     let mut config = config();
     config.spawn_upstream_span = true;
