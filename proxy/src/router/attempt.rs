@@ -59,10 +59,17 @@ impl Attempt {
         };
         cx.info.upstream.attempts += 1;
         cx.info.upstream.host = Some(Arc::clone(&self.host));
-        cx.info.upstream.protocol =
-            Some(if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 });
+        cx.info.upstream.protocol = Some(if is_http2 {
+            Version::HTTP_2
+        } else {
+            Version::HTTP_11
+        });
         let (cluster, host) = (Arc::clone(&self.cluster), Arc::clone(&self.host));
-        let outcome = if is_http2 { self.http2(cx).await } else { self.http1(cx).await };
+        let outcome = if is_http2 {
+            self.http2(cx).await
+        } else {
+            self.http1(cx).await
+        };
         match &outcome {
             Ok(_) => {}
             Err(Ended::Expired(expired)) => note_expired(*expired, &cluster, &host),
@@ -79,11 +86,17 @@ impl Attempt {
 
     async fn http1(mut self, cx: &mut StreamCx) -> Outcome {
         if self.upload.is_none() && says_no_body(&self.parts) {
-            self.parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            self.parts
+                .headers
+                .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let pool = cx.worker().pools.http1(&self.cluster, &self.host, self.priority);
+        let pool = cx
+            .worker()
+            .pools
+            .http1(&self.cluster, &self.host, self.priority);
         self.parts.version = Version::HTTP_11;
-        let mut request = Request::from_parts(self.parts, Upload::new(self.body, self.upload.clone()));
+        let mut request =
+            Request::from_parts(self.parts, Upload::new(self.body, self.upload.clone()));
         let (lease, response) = loop {
             let mut lease = within(&mut self.deadlines, pool.acquire()).await??;
             note_connection(cx, lease.connection().map(|c| (c.id, c.local())));
@@ -112,9 +125,12 @@ impl Attempt {
     }
 
     async fn http2(mut self, cx: &mut StreamCx) -> Outcome {
-        let pool = cx.worker().pools.http2(&self.cluster, &self.host, self.priority);
-        let request = http2_request(self.parts, &cx.scheme)
-            .ok_or(Ended::Failed(Failure::Protocol))?;
+        let pool = cx
+            .worker()
+            .pools
+            .http2(&self.cluster, &self.host, self.priority);
+        let request =
+            http2_request(self.parts, &cx.scheme).ok_or(Ended::Failed(Failure::Protocol))?;
         let lease = within(&mut self.deadlines, pool.acquire()).await??;
         note_connection(cx, lease.connection().map(|c| (c.id, c.local())));
         let is_end = self.upload.is_none();
@@ -148,7 +164,14 @@ impl Attempt {
             is_internal: cx.is_internal,
             start: self.start,
         };
-        received(cx, parts, Body::http2(stream, length), exchange, self.deadlines).await
+        received(
+            cx,
+            parts,
+            Body::http2(stream, length),
+            exchange,
+            self.deadlines,
+        )
+        .await
     }
 }
 
@@ -166,15 +189,14 @@ async fn within<F: Future>(deadlines: &mut Deadlines, future: F) -> Result<F::Ou
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
-        Poll::Pending => deadlines.poll(cx).map(|expired| Err(Ended::Expired(expired))),
+        Poll::Pending => deadlines
+            .poll(cx)
+            .map(|expired| Err(Ended::Expired(expired))),
     })
     .await
 }
 
-fn note_connection(
-    cx: &mut StreamCx,
-    connection: Option<(u64, Option<std::net::SocketAddr>)>,
-) {
+fn note_connection(cx: &mut StreamCx, connection: Option<(u64, Option<std::net::SocketAddr>)>) {
     let upstream = &mut cx.info.upstream;
     if let Some((id, local)) = connection {
         upstream.connection_id = Some(id);
@@ -207,7 +229,11 @@ async fn received(
         false => &exchange.host.stats.rq_success,
     };
     counter.fetch_add(1, Relaxed);
-    exchange.cluster.stats.codes.count(parts.status, exchange.is_internal);
+    exchange
+        .cluster
+        .stats
+        .codes
+        .count(parts.status, exchange.is_internal);
 
     if body.is_end_stream() {
         exchange.complete();
@@ -228,18 +254,33 @@ async fn received(
             return Ok((parts, Body::Full(whole)));
         }
     }
-    Ok((parts, Body::boxed(ResponseBody { body, first, deadlines, exchange })))
+    Ok((
+        parts,
+        Body::boxed(ResponseBody {
+            body,
+            first,
+            deadlines,
+            exchange,
+        }),
+    ))
 }
 
 /// The one frame of a body whose length is known; bodies of unknown length stay so downstream.
 fn whole(first: &Option<Result<Frame<Bytes>, BodyError>>, headers: &HeaderMap) -> Option<Bytes> {
     let Some(Ok(frame)) = first else { return None };
     let data = frame.data_ref()?;
-    headers.contains_key(header::CONTENT_LENGTH).then(|| data.clone())
+    headers
+        .contains_key(header::CONTENT_LENGTH)
+        .then(|| data.clone())
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// Headers of one HTTP/1 connection, which HTTP/2 has not.

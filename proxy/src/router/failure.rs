@@ -43,7 +43,11 @@ fn expired_reply(expired: Expired, is_request_complete: bool) -> LocalReply {
             } else {
                 StatusCode::REQUEST_TIMEOUT
             };
-            LocalReply::new(status, "upstream max stream duration reached", expired_details(expired))
+            LocalReply::new(
+                status,
+                "upstream max stream duration reached",
+                expired_details(expired),
+            )
         }
     }
     .with_flags(expired_flags(expired))
@@ -68,21 +72,23 @@ pub(super) fn expired_details(expired: Expired) -> &'static str {
 fn failed_reply(failure: &Failure) -> LocalReply {
     let (reason, status) = match failure {
         Failure::Overflow(_) => ("overflow", StatusCode::SERVICE_UNAVAILABLE),
-        Failure::Connect(ConnectFailure { is_timeout: true, .. }) => {
-            ("connection timeout", StatusCode::SERVICE_UNAVAILABLE)
-        }
+        Failure::Connect(ConnectFailure {
+            is_timeout: true, ..
+        }) => ("connection timeout", StatusCode::SERVICE_UNAVAILABLE),
         Failure::Connect(_) => ("remote connection failure", StatusCode::SERVICE_UNAVAILABLE),
         Failure::ConnectionTermination | Failure::Request => {
             ("connection termination", StatusCode::SERVICE_UNAVAILABLE)
         }
         Failure::RemoteReset => ("remote reset", StatusCode::SERVICE_UNAVAILABLE),
-        Failure::RefusedStream => {
-            ("remote refused stream reset", StatusCode::SERVICE_UNAVAILABLE)
-        }
+        Failure::RefusedStream => (
+            "remote refused stream reset",
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
         Failure::Protocol => ("protocol error", StatusCode::BAD_GATEWAY),
     };
-    let body =
-        format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+    let body = format!(
+        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
+    );
     let mut details = format!("upstream_reset_before_response_started{{{reason}");
     if let Some(transport) = transport_failure(failure) {
         details = format!("{details}|{transport}");

@@ -6,8 +6,14 @@ use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use http_body::Body as _;
 
 use super::{
-    Match, attempt::Attempt, failure, failure::Ended, matcher::{View, with_value}, rewrite,
-    table::Direction, timeout,
+    Match,
+    attempt::Attempt,
+    failure,
+    failure::Ended,
+    matcher::{View, with_value},
+    rewrite,
+    table::Direction,
+    timeout,
     timeout::Deadlines,
 };
 use crate::{
@@ -59,7 +65,11 @@ pub async fn forward(
         }
         Action::DirectResponse(direct) => {
             stats.rq_direct_response.inc();
-            Err(LocalReply::new(direct.status, direct.body.clone(), "direct_response"))
+            Err(LocalReply::new(
+                direct.status,
+                direct.body.clone(),
+                "direct_response",
+            ))
         }
     }
 }
@@ -81,7 +91,9 @@ async fn send(
     let timeout = timeout::route_timeout(action, &mut parts.headers);
     let virtual_host = matched.virtual_host();
     if virtual_host.include_request_attempt_count {
-        parts.headers.insert(&ATTEMPT_COUNT, HeaderValue::from_static("1"));
+        parts
+            .headers
+            .insert(&ATTEMPT_COUNT, HeaderValue::from_static("1"));
     }
     if prepare(cx, matched, action, place, &mut parts) {
         cx.record(&parts);
@@ -89,14 +101,23 @@ async fn send(
 
     let worker = Rc::clone(cx.worker());
     let Some(host) = worker.pools.pick(&cluster, || worker.random()) else {
-        cluster.stats.codes.count(StatusCode::SERVICE_UNAVAILABLE, cx.is_internal);
+        cluster
+            .stats
+            .codes
+            .count(StatusCode::SERVICE_UNAVAILABLE, cx.is_internal);
         return Err(no_healthy_upstream(matched, &cluster));
     };
     if let (Some(HostRewrite::Auto), Some(name)) = (&action.host_rewrite, &host.authority) {
-        rewrite::set_host(name.clone(), action.append_x_forwarded_host, &mut parts.headers);
+        rewrite::set_host(
+            name.clone(),
+            action.append_x_forwarded_host,
+            &mut parts.headers,
+        );
     }
     // Changes of the response may read the request, which goes away now.
-    let record = matched.needed().map(|needed| RequestRecord::new(&parts, &cx.scheme, needed));
+    let record = matched
+        .needed()
+        .map(|needed| RequestRecord::new(&parts, &cx.scheme, needed));
     if record.is_some() && cx.record.is_none() {
         cx.record.clone_from(&record);
     }
@@ -138,11 +159,18 @@ async fn send(
         head.headers.insert(&SERVICE_TIME, small_number(millis));
     }
     if virtual_host.include_attempt_count_in_response {
-        head.headers.insert(&ATTEMPT_COUNT, HeaderValue::from_static("1"));
+        head.headers
+            .insert(&ATTEMPT_COUNT, HeaderValue::from_static("1"));
     }
     cx.info.response_code = Some(head.status);
     cx.info.details = Some("via_upstream".into());
-    mutate_response(cx, matched, place, record.as_ref().map(RequestRecord::head), &mut head.headers);
+    mutate_response(
+        cx,
+        matched,
+        place,
+        record.as_ref().map(RequestRecord::head),
+        &mut head.headers,
+    );
     Ok(Response::from_parts(head, body))
 }
 
@@ -164,8 +192,12 @@ fn mutate_response(
             headers,
             |headers| headers,
             |headers, format, text| {
-                let context =
-                    Context { info: &cx.info, request, response: Some(headers), trailers: None };
+                let context = Context {
+                    info: &cx.info,
+                    request,
+                    response: Some(headers),
+                    trailers: None,
+                };
                 format::write(format, &context, Missing::Empty, text);
             },
         );
@@ -184,7 +216,10 @@ fn prepare(
     let mut own_host = None;
     let mut is_changed = action.host_rewrite.is_some() || action.path_rewrite.is_some();
     if let (ClusterSpecifier::Weighted(weighted), Some(place)) = (&action.cluster, place) {
-        own_host = weighted.clusters.get(place).and_then(|cluster| cluster.host_rewrite.clone());
+        own_host = weighted
+            .clusters
+            .get(place)
+            .and_then(|cluster| cluster.host_rewrite.clone());
     }
     for mutations in matched.mutations(Direction::Request, place) {
         is_changed = true;
@@ -193,7 +228,12 @@ fn prepare(
             |parts| &mut parts.headers,
             |parts, format, text| {
                 let request = Some(RequestHead::new(parts, &cx.scheme));
-                let context = Context { info: &cx.info, request, response: None, trailers: None };
+                let context = Context {
+                    info: &cx.info,
+                    request,
+                    response: None,
+                    trailers: None,
+                };
                 format::write(format, &context, Missing::Empty, text);
             },
         );
@@ -298,7 +338,10 @@ fn failed(
         Ended::Failed(Failure::Overflow(limit)) => {
             let resources = cluster.circuit.of(action.priority);
             let max = resources.limit(*limit).max();
-            format!("circuit-breaker {}={max} cluster {name} ({origin})", limit.name())
+            format!(
+                "circuit-breaker {}={max} cluster {name} ({origin})",
+                limit.name()
+            )
         }
         Ended::Failed(Failure::Connect(failure)) if failure.is_timeout => format!(
             "connect_timeout={}ms to {address} in cluster {name} ({origin})",
@@ -323,7 +366,10 @@ fn failed(
 /// The header value of a number that is nearly always small.
 fn small_number(number: u128) -> HeaderValue {
     const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-    match usize::try_from(number).ok().and_then(|index| DIGITS.get(index)) {
+    match usize::try_from(number)
+        .ok()
+        .and_then(|index| DIGITS.get(index))
+    {
         Some(digit) => HeaderValue::from_static(digit),
         None => HeaderValue::from(u64::try_from(number).unwrap_or(u64::MAX)),
     }

@@ -42,31 +42,61 @@ impl Index {
     pub(super) fn new(routes: &[std::sync::Arc<Route>]) -> Self {
         let count = u32::try_from(routes.len()).unwrap_or(u32::MAX);
         if routes.len() <= WORTH_IT {
-            return Self { routes: count, tree: None };
+            return Self {
+                routes: count,
+                tree: None,
+            };
         }
         let mut tree = Box::<Tree>::default();
         for (index, route) in (0..count).zip(routes) {
             match &route.matches.path {
-                PathMatch::Exact { value, case_sensitive: true } => {
-                    tree.exact.entry(Box::from(&**value)).or_default().push(index);
+                PathMatch::Exact {
+                    value,
+                    case_sensitive: true,
+                } => {
+                    tree.exact
+                        .entry(Box::from(&**value))
+                        .or_default()
+                        .push(index);
                 }
-                PathMatch::Prefix { value, case_sensitive: true }
-                | PathMatch::SeparatedPrefix { value, case_sensitive: true } => {
+                PathMatch::Prefix {
+                    value,
+                    case_sensitive: true,
+                }
+                | PathMatch::SeparatedPrefix {
+                    value,
+                    case_sensitive: true,
+                } => {
                     tree.prefixes.insert(value.as_bytes(), index);
                 }
-                PathMatch::Exact { value, case_sensitive: false }
-                | PathMatch::Prefix { value, case_sensitive: false }
-                | PathMatch::SeparatedPrefix { value, case_sensitive: false } => {
-                    tree.ignoring_case.insert(value.to_ascii_lowercase().as_bytes(), index);
+                PathMatch::Exact {
+                    value,
+                    case_sensitive: false,
+                }
+                | PathMatch::Prefix {
+                    value,
+                    case_sensitive: false,
+                }
+                | PathMatch::SeparatedPrefix {
+                    value,
+                    case_sensitive: false,
+                } => {
+                    tree.ignoring_case
+                        .insert(value.to_ascii_lowercase().as_bytes(), index);
                 }
                 PathMatch::Regex(_) => tree.rest.push(index),
             }
         }
-        Self { routes: count, tree: Some(tree) }
+        Self {
+            routes: count,
+            tree: Some(tree),
+        }
     }
 
     pub(super) fn candidates(&self, path: &str) -> Candidates<'_> {
-        let Some(tree) = &self.tree else { return Candidates::All(0..self.routes) };
+        let Some(tree) = &self.tree else {
+            return Candidates::All(0..self.routes);
+        };
         let mut lists: SmallVec<[&[u32]; MAX_LISTS]> = SmallVec::new();
         if let Some(list) = tree.exact.get(path) {
             lists.push(list);
@@ -75,8 +105,15 @@ impl Index {
             lists.push(&tree.rest);
         }
         let complete = tree.prefixes.walk(path.bytes(), &mut lists)
-            && tree.ignoring_case.walk(path.bytes().map(|byte| byte.to_ascii_lowercase()), &mut lists);
-        if complete { Candidates::Merge(lists) } else { Candidates::All(0..self.routes) }
+            && tree.ignoring_case.walk(
+                path.bytes().map(|byte| byte.to_ascii_lowercase()),
+                &mut lists,
+            );
+        if complete {
+            Candidates::Merge(lists)
+        } else {
+            Candidates::All(0..self.routes)
+        }
     }
 }
 
@@ -87,7 +124,10 @@ impl Iterator for Candidates<'_> {
         match self {
             Self::All(range) => range.next(),
             Self::Merge(lists) => {
-                let least = lists.iter_mut().filter(|list| !list.is_empty()).min_by_key(|l| l[0])?;
+                let least = lists
+                    .iter_mut()
+                    .filter(|list| !list.is_empty())
+                    .min_by_key(|l| l[0])?;
                 let (first, rest) = least.split_first()?;
                 *least = rest;
                 Some(*first)
@@ -131,7 +171,10 @@ impl Trie {
                 self.nodes[at].routes.push(route);
                 return;
             };
-            match self.nodes[at].children.binary_search_by_key(first, |child| child.0) {
+            match self.nodes[at]
+                .children
+                .binary_search_by_key(first, |child| child.0)
+            {
                 Err(position) => {
                     let leaf = self.add(Node {
                         label: key.into(),
@@ -179,7 +222,9 @@ impl Trie {
         mut key: impl Iterator<Item = u8>,
         lists: &mut SmallVec<[&'a [u32]; MAX_LISTS]>,
     ) -> bool {
-        let Some(mut node) = self.nodes.first() else { return true };
+        let Some(mut node) = self.nodes.first() else {
+            return true;
+        };
         loop {
             if !node.routes.is_empty() {
                 if lists.len() == MAX_LISTS {

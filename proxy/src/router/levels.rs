@@ -31,7 +31,10 @@ pub(super) struct RouteLevels {
 
 impl Levels {
     pub(super) fn compile(request: &HeaderMutations, response: &HeaderMutations) -> Self {
-        Self { request: Mutations::compile(request), response: Mutations::compile(response) }
+        Self {
+            request: Mutations::compile(request),
+            response: Mutations::compile(response),
+        }
     }
 }
 
@@ -39,7 +42,11 @@ impl HostLevels {
     pub(super) fn compile(host: &VirtualHost) -> Self {
         Self {
             levels: Levels::compile(&host.request_headers, &host.response_headers),
-            routes: host.routes.iter().map(|route| RouteLevels::compile(route)).collect(),
+            routes: host
+                .routes
+                .iter()
+                .map(|route| RouteLevels::compile(route))
+                .collect(),
         }
     }
 
@@ -64,9 +71,7 @@ impl RouteLevels {
             levels: Levels::compile(&route.request_headers, &route.response_headers),
             clusters: clusters
                 .iter()
-                .map(|cluster| {
-                    Levels::compile(&cluster.request_headers, &cluster.response_headers)
-                })
+                .map(|cluster| Levels::compile(&cluster.request_headers, &cluster.response_headers))
                 .collect(),
         }
     }

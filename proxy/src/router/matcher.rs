@@ -35,8 +35,13 @@ impl<'a> View<'a> {
         Self {
             method: &parts.method,
             path_and_query,
-            path: path_and_query.split_once(['?', '#']).map_or(path_and_query, |(path, _)| path),
-            host: parts.headers.get(header::HOST).map_or(b"", |host| host.as_bytes()),
+            path: path_and_query
+                .split_once(['?', '#'])
+                .map_or(path_and_query, |(path, _)| path),
+            host: parts
+                .headers
+                .get(header::HOST)
+                .map_or(b"", |host| host.as_bytes()),
             scheme: scheme.as_str(),
             headers: &parts.headers,
         }
@@ -62,21 +67,32 @@ pub(super) fn without_parameters(path: &str) -> SmallVec<[u8; 256]> {
 pub fn route_matches(matches: &RouteMatch, view: &View<'_>) -> bool {
     path_matches(&matches.path, view.path)
         && (!matches.grpc || is_grpc(view.headers))
-        && matches.headers.iter().all(|matcher| header_matches(matcher, view))
-        && matches.query_parameters.iter().all(|matcher| query_matches(matcher, view.path_and_query))
+        && matches
+            .headers
+            .iter()
+            .all(|matcher| header_matches(matcher, view))
+        && matches
+            .query_parameters
+            .iter()
+            .all(|matcher| query_matches(matcher, view.path_and_query))
 }
 
 /// Whether a path (without query) fulfils a path condition.
 #[must_use]
 pub fn path_matches(path_match: &PathMatch, path: &str) -> bool {
     match path_match {
-        PathMatch::Prefix { value, case_sensitive } => {
-            starts_with(path.as_bytes(), value.as_bytes(), !case_sensitive)
-        }
-        PathMatch::Exact { value, case_sensitive } => {
-            equal(path.as_bytes(), value.as_bytes(), !case_sensitive)
-        }
-        PathMatch::SeparatedPrefix { value, case_sensitive } => {
+        PathMatch::Prefix {
+            value,
+            case_sensitive,
+        } => starts_with(path.as_bytes(), value.as_bytes(), !case_sensitive),
+        PathMatch::Exact {
+            value,
+            case_sensitive,
+        } => equal(path.as_bytes(), value.as_bytes(), !case_sensitive),
+        PathMatch::SeparatedPrefix {
+            value,
+            case_sensitive,
+        } => {
             starts_with(path.as_bytes(), value.as_bytes(), !case_sensitive)
                 && matches!(path.as_bytes().get(value.len()), None | Some(b'/'))
         }
@@ -88,17 +104,25 @@ pub fn path_matches(path_match: &PathMatch, path: &str) -> bool {
 #[must_use]
 pub fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
     match matcher {
-        StringMatcher::Exact { value: wanted, ignore_case } => {
-            equal(value, wanted.as_bytes(), *ignore_case)
-        }
-        StringMatcher::Prefix { value: wanted, ignore_case } => {
-            starts_with(value, wanted.as_bytes(), *ignore_case)
-        }
-        StringMatcher::Suffix { value: wanted, ignore_case } => value
+        StringMatcher::Exact {
+            value: wanted,
+            ignore_case,
+        } => equal(value, wanted.as_bytes(), *ignore_case),
+        StringMatcher::Prefix {
+            value: wanted,
+            ignore_case,
+        } => starts_with(value, wanted.as_bytes(), *ignore_case),
+        StringMatcher::Suffix {
+            value: wanted,
+            ignore_case,
+        } => value
             .len()
             .checked_sub(wanted.len())
             .is_some_and(|start| equal(&value[start..], wanted.as_bytes(), *ignore_case)),
-        StringMatcher::Contains { value: wanted, ignore_case } => {
+        StringMatcher::Contains {
+            value: wanted,
+            ignore_case,
+        } => {
             wanted.is_empty()
                 || value
                     .windows(wanted.len())
@@ -125,7 +149,9 @@ pub fn header_matches(matcher: &HeaderMatcher, view: &View<'_>) -> bool {
                 (None, _) => None,
                 (Some(only), None) => Some(holds(only.as_bytes())),
                 (Some(_), Some(_)) if is_inline(name) => {
-                    Some(with_value(&matcher.name, view, |value| value.is_some_and(holds)))
+                    Some(with_value(&matcher.name, view, |value| {
+                        value.is_some_and(holds)
+                    }))
                 }
                 (Some(first), Some(second)) => {
                     let mut all = [first, second].into_iter().chain(values);
@@ -134,7 +160,9 @@ pub fn header_matches(matcher: &HeaderMatcher, view: &View<'_>) -> bool {
             }
         }
         HeaderKey::Method | HeaderKey::Path | HeaderKey::Authority | HeaderKey::Scheme => {
-            Some(with_value(&matcher.name, view, |value| value.is_some_and(holds)))
+            Some(with_value(&matcher.name, view, |value| {
+                value.is_some_and(holds)
+            }))
         }
     };
     match any {
@@ -172,11 +200,7 @@ fn is_inline(name: &HeaderName) -> bool {
 
 /// Calls `with` with the value of a header; several values of one name are joined, cookies with
 /// semicolons, others with commas.
-pub fn with_value<R>(
-    key: &HeaderKey,
-    view: &View<'_>,
-    with: impl FnOnce(Option<&[u8]>) -> R,
-) -> R {
+pub fn with_value<R>(key: &HeaderKey, view: &View<'_>, with: impl FnOnce(Option<&[u8]>) -> R) -> R {
     let name = match key {
         HeaderKey::Method => return with(Some(view.method.as_str().as_bytes())),
         HeaderKey::Path => return with(Some(view.path_and_query.as_bytes())),
@@ -185,8 +209,12 @@ pub fn with_value<R>(
         HeaderKey::Name(name) => name,
     };
     let mut values = view.headers.get_all(name).iter();
-    let Some(first) = values.next() else { return with(None) };
-    let Some(second) = values.next() else { return with(Some(first.as_bytes())) };
+    let Some(first) = values.next() else {
+        return with(None);
+    };
+    let Some(second) = values.next() else {
+        return with(Some(first.as_bytes()));
+    };
     let separator: &[u8] = if *name == header::COOKIE { b"; " } else { b"," };
     let mut joined: SmallVec<[u8; 512]> = SmallVec::from_slice(first.as_bytes());
     for value in std::iter::once(second).chain(values) {
@@ -228,11 +256,17 @@ fn integer(value: &[u8]) -> Option<i64> {
 }
 
 fn equal(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
-    if ignore_case { value.eq_ignore_ascii_case(wanted) } else { value == wanted }
+    if ignore_case {
+        value.eq_ignore_ascii_case(wanted)
+    } else {
+        value == wanted
+    }
 }
 
 fn starts_with(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
-    value.get(..wanted.len()).is_some_and(|start| equal(start, wanted, ignore_case))
+    value
+        .get(..wanted.len())
+        .is_some_and(|start| equal(start, wanted, ignore_case))
 }
 
 #[cfg(test)]
@@ -261,7 +295,10 @@ mod tests {
     }
 
     fn exact(value: &str) -> StringMatcher {
-        StringMatcher::Exact { value: Arc::from(value), ignore_case: false }
+        StringMatcher::Exact {
+            value: Arc::from(value),
+            ignore_case: false,
+        }
     }
 
     fn holds(matcher: &HeaderMatcher, headers: &[(&str, &str)]) -> bool {
@@ -277,7 +314,10 @@ mod tests {
         matcher.invert = true;
         assert!(!holds(&matcher, &two));
         assert!(!holds(&header(HeaderMatchKind::String(exact("1,2"))), &two));
-        assert!(holds(&header(HeaderMatchKind::Range { start: 2, end: 3 }), &two));
+        assert!(holds(
+            &header(HeaderMatchKind::Range { start: 2, end: 3 }),
+            &two
+        ));
     }
 
     #[test]
@@ -342,7 +382,11 @@ mod tests {
             ("application/grpc-web", false),
             ("text/plain", false),
         ] {
-            assert_eq!(is_grpc(&parts("/", &[("content-type", value)]).headers), is, "{value}");
+            assert_eq!(
+                is_grpc(&parts("/", &[("content-type", value)]).headers),
+                is,
+                "{value}"
+            );
         }
     }
 
@@ -354,7 +398,10 @@ mod tests {
 
     #[test]
     fn separated_prefixes_end_at_a_slash() {
-        let prefix = PathMatch::SeparatedPrefix { value: Arc::from("/a"), case_sensitive: true };
+        let prefix = PathMatch::SeparatedPrefix {
+            value: Arc::from("/a"),
+            case_sensitive: true,
+        };
         assert!(path_matches(&prefix, "/a"));
         assert!(path_matches(&prefix, "/a/b"));
         assert!(!path_matches(&prefix, "/ab"));

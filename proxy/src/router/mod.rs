@@ -17,4 +17,6 @@ pub use table::{Match, Table};
 pub use timeout::max_stream_duration;
 
 #[cfg(test)]
+mod mutate_tests;
+#[cfg(test)]
 mod table_tests;

@@ -55,15 +55,20 @@ impl Mutations {
                 keep_empty: addition.keep_empty,
             }
         });
-        Some(Box::new(Self { remove: config.remove.as_slice().into(), add: add.collect() }))
+        Some(Box::new(Self {
+            remove: config.remove.as_slice().into(),
+            add: add.collect(),
+        }))
     }
 
     /// Formats that have to be evaluated.
     pub(super) fn formats(&self) -> impl Iterator<Item = &Format> {
-        self.add.iter().filter_map(|addition| match &addition.value {
-            Value::Format(format) => Some(format),
-            Value::Literal(_) => None,
-        })
+        self.add
+            .iter()
+            .filter_map(|addition| match &addition.value {
+                Value::Format(format) => Some(format),
+                Value::Literal(_) => None,
+            })
     }
 
     /// Applies the changes to what `headers` gives from `message`; `evaluate` appends the text of a
@@ -82,7 +87,9 @@ impl Mutations {
         }
         let mut changes: SmallVec<[(&Addition, HeaderValue); 4]> = SmallVec::new();
         for addition in &self.add {
-            let value = addition.value.evaluate(|format, text| evaluate(message, format, text));
+            let value = addition
+                .value
+                .evaluate(|format, text| evaluate(message, format, text));
             let Some(value) = value.filter(|value| addition.keep_empty || !value.is_empty()) else {
                 continue;
             };
@@ -97,8 +104,9 @@ impl Mutations {
             }
         }
         let headers = headers(message);
-        let (overwrites, additions): (SmallVec<[_; 4]>, SmallVec<[_; 4]>) =
-            changes.into_iter().partition(|(addition, _)| addition.action.overwrites());
+        let (overwrites, additions): (SmallVec<[_; 4]>, SmallVec<[_; 4]>) = changes
+            .into_iter()
+            .partition(|(addition, _)| addition.action.overwrites());
         for (addition, value) in overwrites {
             headers.insert(&addition.name, value);
         }

@@ -55,7 +55,10 @@ impl Exchange {
     /// The response is complete.
     pub(super) fn complete(&mut self) {
         let Some(held) = self.held.take() else { return };
-        self.cluster.stats.codes.time(self.start.elapsed(), self.is_internal);
+        self.cluster
+            .stats
+            .codes
+            .time(self.start.elapsed(), self.is_internal);
         let is_sent = self.upload.as_ref().is_none_or(|upload| upload.is_done());
         match held {
             Held::Http1(lease) if is_sent => lease.release(),
@@ -111,13 +114,19 @@ impl ResponseBody {
             count_reset(&failure, &exchange.cluster);
         }
         exchange.abandon();
-        BodyError::Upstream { flags: failure_flags(&failure), details: late_details(&failure) }
+        BodyError::Upstream {
+            flags: failure_flags(&failure),
+            details: late_details(&failure),
+        }
     }
 
     fn expired(&mut self, expired: Expired) -> BodyError {
         note_expired(expired, &self.exchange.cluster, &self.exchange.host);
         self.exchange.abandon();
-        BodyError::Upstream { flags: expired_flags(expired), details: expired_details(expired) }
+        BodyError::Upstream {
+            flags: expired_flags(expired),
+            details: expired_details(expired),
+        }
     }
 }
 

@@ -1,9 +1,7 @@
 //! Changes of path and host on the way upstream, and the locations of redirects.
 
 use bytes::{Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::PathAndQuery,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::PathAndQuery};
 use regex::bytes::Regex;
 
 use crate::config::route::{
@@ -20,9 +18,10 @@ pub(super) fn rewrite_path(rewrite: &PathRewrite, matches: &RouteMatch, parts: &
     let original = path_and_query(&parts.uri);
     let rewritten = match rewrite {
         PathRewrite::Prefix(prefix) => replace_prefix(matches, original, prefix),
-        PathRewrite::Regex { pattern, substitution } => {
-            replace_path(pattern, substitution, original)
-        }
+        PathRewrite::Regex {
+            pattern,
+            substitution,
+        } => replace_path(pattern, substitution, original),
     };
     let kept = HeaderValue::from_str(original);
     if let Ok(uri) = into_uri(rewritten) {
@@ -38,7 +37,10 @@ pub(super) fn redirect_path(redirect: &PathRedirect, matches: &RouteMatch, parts
     let rewrite = match redirect {
         PathRedirect::Path(_) => return,
         PathRedirect::Prefix(prefix) => PathRewrite::Prefix(prefix.clone()),
-        PathRedirect::Regex { pattern, substitution } => PathRewrite::Regex {
+        PathRedirect::Regex {
+            pattern,
+            substitution,
+        } => PathRewrite::Regex {
             pattern: pattern.clone(),
             substitution: substitution.clone(),
         },
@@ -55,7 +57,10 @@ pub(super) fn rewrite_host(rewrite: &HostRewrite, append_forwarded: bool, parts:
             Some(value) if !value.is_empty() => value.clone(),
             _ => return,
         },
-        HostRewrite::PathRegex { pattern, substitution } => {
+        HostRewrite::PathRegex {
+            pattern,
+            substitution,
+        } => {
             let path = without_query(path_and_query(&parts.uri));
             let host = substitute(pattern, substitution, path.as_bytes());
             match HeaderValue::from_maybe_shared(host) {
@@ -76,10 +81,17 @@ pub(super) fn set_host(host: HeaderValue, append_forwarded: bool, headers: &mut 
         if !append_forwarded {
             return;
         }
-        let value = match headers.get(&FORWARDED_HOST).filter(|value| !value.is_empty()) {
+        let value = match headers
+            .get(&FORWARDED_HOST)
+            .filter(|value| !value.is_empty())
+        {
             None => old,
             Some(value) => {
-                let last = value.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or(b"");
+                let last = value
+                    .as_bytes()
+                    .rsplit(|byte| *byte == b',')
+                    .next()
+                    .unwrap_or(b"");
                 if last == old.as_bytes() {
                     return;
                 }
@@ -108,9 +120,14 @@ pub(super) fn location(redirect: &Redirect, scheme: &str, parts: &Parts) -> Opti
     match &redirect.host {
         Some(host) => location.extend_from_slice(host.as_bytes()),
         None => {
-            let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
-            let proto =
-                parts.headers.get(&FORWARDED_PROTO).map_or(scheme.as_bytes(), |v| v.as_bytes());
+            let host = parts
+                .headers
+                .get(header::HOST)
+                .map_or(&b""[..], HeaderValue::as_bytes);
+            let proto = parts
+                .headers
+                .get(&FORWARDED_PROTO)
+                .map_or(scheme.as_bytes(), |v| v.as_bytes());
             location.extend_from_slice(request_host(host, proto, new_scheme, port.is_some()));
         }
     }
@@ -131,7 +148,10 @@ pub(super) fn location(redirect: &Redirect, scheme: &str, parts: &Parts) -> Opti
             }
         }
         Some(PathRedirect::Prefix(_) | PathRedirect::Regex { .. }) | None => {
-            let end = path.find('?').filter(|_| redirect.strip_query).unwrap_or(path.len());
+            let end = path
+                .find('?')
+                .filter(|_| redirect.strip_query)
+                .unwrap_or(path.len());
             location.extend_from_slice(&path.as_bytes()[..end]);
         }
     }
@@ -142,14 +162,23 @@ pub(super) fn location(redirect: &Redirect, scheme: &str, parts: &Parts) -> Opti
 /// default of a scheme that is left.
 fn request_host<'a>(host: &'a [u8], proto: &[u8], scheme: &str, new_port: bool) -> &'a [u8] {
     let end = if host.first() == Some(&b'[') {
-        host.windows(2).rposition(|pair| pair == b"]:").map(|place| place + 1)
+        host.windows(2)
+            .rposition(|pair| pair == b"]:")
+            .map(|place| place + 1)
     } else {
         host.iter().rposition(|byte| *byte == b':')
     };
     let Some(end) = end else { return host };
     let is_left_default = proto != scheme.as_bytes()
-        && matches!((proto, &host[end..]), (b"https", b":443") | (b"http", b":80"));
-    if new_port || is_left_default { &host[..end] } else { host }
+        && matches!(
+            (proto, &host[end..]),
+            (b"https", b":443") | (b"http", b":80")
+        );
+    if new_port || is_left_default {
+        &host[..end]
+    } else {
+        host
+    }
 }
 
 /// Replaces what the route matched (the prefix, or the whole path) at the start of a path.
@@ -202,7 +231,8 @@ pub(super) fn path_and_query(uri: &Uri) -> &str {
 }
 
 fn without_query(path: &str) -> &str {
-    path.split_once(['?', '#']).map_or(path, |(before, _)| before)
+    path.split_once(['?', '#'])
+        .map_or(path, |(before, _)| before)
 }
 
 fn into_uri(path: Bytes) -> Result<Uri, http::uri::InvalidUri> {
@@ -219,7 +249,10 @@ mod tests {
 
     fn prefix(value: &str) -> RouteMatch {
         RouteMatch {
-            path: PathMatch::Prefix { value: Arc::from(value), case_sensitive: true },
+            path: PathMatch::Prefix {
+                value: Arc::from(value),
+                case_sensitive: true,
+            },
             headers: Vec::new(),
             query_parameters: Vec::new(),
             grpc: false,
@@ -254,7 +287,11 @@ mod tests {
     #[test]
     fn a_prefix_is_replaced_and_the_original_kept() {
         let mut parts = parts("/a/b?q=/a");
-        rewrite_path(&PathRewrite::Prefix(Arc::from("/new")), &prefix("/a"), &mut parts);
+        rewrite_path(
+            &PathRewrite::Prefix(Arc::from("/new")),
+            &prefix("/a"),
+            &mut parts,
+        );
         assert_eq!(parts.uri, "/new/b?q=/a");
         assert_eq!(parts.headers["x-envoy-original-path"], "/a/b?q=/a");
     }
@@ -294,11 +331,21 @@ mod tests {
     #[test]
     fn locations() {
         assert_eq!(located(&redirect(), "/a?x"), "http://a.example:80/a?x");
-        let https = Redirect { scheme: Some(SchemeRedirect::Https), ..redirect() };
+        let https = Redirect {
+            scheme: Some(SchemeRedirect::Https),
+            ..redirect()
+        };
         assert_eq!(located(&https, "/a"), "https://a.example/a");
-        let port = Redirect { port: Some(8080), strip_query: true, ..redirect() };
+        let port = Redirect {
+            port: Some(8080),
+            strip_query: true,
+            ..redirect()
+        };
         assert_eq!(located(&port, "/a?x"), "http://a.example:8080/a");
-        let path = Redirect { path: Some(PathRedirect::Path(Arc::from("/p"))), ..redirect() };
+        let path = Redirect {
+            path: Some(PathRedirect::Path(Arc::from("/p"))),
+            ..redirect()
+        };
         assert_eq!(located(&path, "/a?x"), "http://a.example:80/p?x");
         let query = Redirect {
             path: Some(PathRedirect::Path(Arc::from("/p?y"))),

@@ -85,14 +85,21 @@ impl Match {
         let host = &self.table.host_levels[self.virtual_host as usize];
         let route = self.index.and_then(|index| host.routes.get(index as usize));
         let cluster = route.and_then(|route| route.clusters.get(cluster?));
-        let mut levels = [route.map(|route| &route.levels), Some(&host.levels), Some(&self.table.levels)];
+        let mut levels = [
+            route.map(|route| &route.levels),
+            Some(&host.levels),
+            Some(&self.table.levels),
+        ];
         if self.table.config.most_specific_header_mutations_wins {
             levels.reverse();
         }
-        std::iter::once(cluster).chain(levels).flatten().filter_map(move |levels| match direction {
-            Direction::Request => levels.request.as_deref(),
-            Direction::Response => levels.response.as_deref(),
-        })
+        std::iter::once(cluster)
+            .chain(levels)
+            .flatten()
+            .filter_map(move |levels| match direction {
+                Direction::Request => levels.request.as_deref(),
+                Direction::Response => levels.response.as_deref(),
+            })
     }
 
     /// Names of request headers that changes of the response read; none if they read nothing.
@@ -107,13 +114,22 @@ impl Table {
     /// # Errors
     /// Domains that occur twice.
     pub fn compile(config: Arc<RouteConfiguration>) -> Result<Self, Vec<ConfigError>> {
-        let host_levels: Vec<HostLevels> =
-            config.virtual_hosts.iter().map(HostLevels::compile).collect();
+        let host_levels: Vec<HostLevels> = config
+            .virtual_hosts
+            .iter()
+            .map(HostLevels::compile)
+            .collect();
         let levels = Levels::compile(&config.request_headers, &config.response_headers);
         let mut needed = NeededHeaders::default();
         let mut reads_request = false;
-        let all = host_levels.iter().flat_map(HostLevels::all).chain([&levels]);
-        for format in all.filter_map(|levels| levels.response.as_deref()).flat_map(Mutations::formats) {
+        let all = host_levels
+            .iter()
+            .flat_map(HostLevels::all)
+            .chain([&levels]);
+        for format in all
+            .filter_map(|levels| levels.response.as_deref())
+            .flat_map(Mutations::formats)
+        {
             needed.add(format);
             reads_request = true;
         }
@@ -122,7 +138,11 @@ impl Table {
             suffixes: Vec::new(),
             prefixes: Vec::new(),
             default: None,
-            indices: config.virtual_hosts.iter().map(|host| Index::new(&host.routes)).collect(),
+            indices: config
+                .virtual_hosts
+                .iter()
+                .map(|host| Index::new(&host.routes))
+                .collect(),
             levels,
             host_levels,
             needed: needed.request.into(),
@@ -145,9 +165,17 @@ impl Table {
                 }
             }
         }
-        table.suffixes.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
-        table.prefixes.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
-        if errors.is_empty() { Ok(table) } else { Err(errors) }
+        table
+            .suffixes
+            .sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
+        table
+            .prefixes
+            .sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
+        if errors.is_empty() {
+            Ok(table)
+        } else {
+            Err(errors)
+        }
     }
 
     fn add_domain(&mut self, domain: &str, host: u32) -> bool {
@@ -166,7 +194,12 @@ impl Table {
     /// The route for a request, or none. `is_internal` is for virtual hosts that require TLS of
     /// external requests only.
     #[must_use]
-    pub fn find(self: &Arc<Self>, parts: &Parts, scheme: &Scheme, is_internal: bool) -> Option<Match> {
+    pub fn find(
+        self: &Arc<Self>,
+        parts: &Parts,
+        scheme: &Scheme,
+        is_internal: bool,
+    ) -> Option<Match> {
         let mut view = View::new(parts, scheme);
         let stripped;
         if self.config.ignore_path_parameters_in_path_matching && view.path.contains(';') {
@@ -258,7 +291,10 @@ fn tls_redirect() -> Route {
     Route {
         name: Arc::from(""),
         matches: RouteMatch {
-            path: PathMatch::Prefix { value: Arc::from("/"), case_sensitive: true },
+            path: PathMatch::Prefix {
+                value: Arc::from("/"),
+                case_sensitive: true,
+            },
             headers: Vec::new(),
             query_parameters: Vec::new(),
             grpc: false,

@@ -30,7 +30,11 @@ fn route(name: &str, path: PathMatch, needs_header: bool) -> Arc<Route> {
         name: Arc::from(name),
         matches: RouteMatch {
             path,
-            headers: if needs_header { vec![header] } else { Vec::new() },
+            headers: if needs_header {
+                vec![header]
+            } else {
+                Vec::new()
+            },
             query_parameters: Vec::new(),
             grpc: false,
         },
@@ -80,11 +84,18 @@ fn table(config: RouteConfiguration) -> Arc<Table> {
 }
 
 fn prefix(value: &str) -> PathMatch {
-    PathMatch::Prefix { value: Arc::from(value), case_sensitive: true }
+    PathMatch::Prefix {
+        value: Arc::from(value),
+        case_sensitive: true,
+    }
 }
 
 fn find(table: &Arc<Table>, host: &str, path: &str) -> Option<Match> {
-    let request = Request::builder().uri(path).header("host", host).body(()).unwrap();
+    let request = Request::builder()
+        .uri(path)
+        .header("host", host)
+        .body(())
+        .unwrap();
     table.find(&request.into_parts().0, &Scheme::HTTP, false)
 }
 
@@ -118,13 +129,21 @@ fn domains_are_tried_in_envoys_order() {
         ("www.", "default"),
         ("else", "default"),
     ] {
-        assert_eq!(found_host(&table, name).as_deref(), Some(expected), "{name}");
+        assert_eq!(
+            found_host(&table, name).as_deref(),
+            Some(expected),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn ports_can_be_ignored() {
-    let mut config = config(vec![host("a", &["a.example", "[::1]"], vec![route("r", prefix("/"), false)])]);
+    let mut config = config(vec![host(
+        "a",
+        &["a.example", "[::1]"],
+        vec![route("r", prefix("/"), false)],
+    )]);
     assert!(found_host(&table(config.clone()), "a.example:80").is_none());
     config.ignore_port_in_host_matching = true;
     let table = table(config);
@@ -135,7 +154,10 @@ fn ports_can_be_ignored() {
 
 #[test]
 fn domains_are_unique() {
-    let config = config(vec![host("a", &["x"], Vec::new()), host("b", &["y", "X"], Vec::new())]);
+    let config = config(vec![
+        host("a", &["x"], Vec::new()),
+        host("b", &["y", "X"], Vec::new()),
+    ]);
     let errors = Table::compile(Arc::new(config)).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].path, "virtual_hosts[1].domains[1]");
@@ -146,13 +168,30 @@ fn plain_text_is_sent_to_https_where_tls_is_required() {
     let mut secure = host("a", &["*"], vec![route("r", prefix("/"), false)]);
     secure.require_tls = TlsRequirement::ExternalOnly;
     let table = table(config(vec![secure]));
-    let parts = Request::builder().uri("/").header("host", "a").body(()).unwrap().into_parts().0;
+    let parts = Request::builder()
+        .uri("/")
+        .header("host", "a")
+        .body(())
+        .unwrap()
+        .into_parts()
+        .0;
     let action = |scheme: &Scheme, is_internal| {
-        table.find(&parts, scheme, is_internal).map(|found| found.route.action.clone())
+        table
+            .find(&parts, scheme, is_internal)
+            .map(|found| found.route.action.clone())
     };
-    assert!(matches!(action(&Scheme::HTTP, false), Some(Action::Redirect(_))));
-    assert!(matches!(action(&Scheme::HTTP, true), Some(Action::DirectResponse(_))));
-    assert!(matches!(action(&Scheme::HTTPS, false), Some(Action::DirectResponse(_))));
+    assert!(matches!(
+        action(&Scheme::HTTP, false),
+        Some(Action::Redirect(_))
+    ));
+    assert!(matches!(
+        action(&Scheme::HTTP, true),
+        Some(Action::DirectResponse(_))
+    ));
+    assert!(matches!(
+        action(&Scheme::HTTPS, false),
+        Some(Action::DirectResponse(_))
+    ));
 }
 
 /// A short path of few letters, so that random routes and requests meet often.
@@ -174,9 +213,18 @@ fn random_match(random: &mut SmallRng) -> PathMatch {
     let value: Arc<str> = Arc::from(random_path(random));
     let case_sensitive = random.random_bool(0.7);
     match random.random_range(0..10) {
-        0..4 => PathMatch::Exact { value, case_sensitive },
-        4..7 => PathMatch::Prefix { value, case_sensitive },
-        7..9 => PathMatch::SeparatedPrefix { value, case_sensitive },
+        0..4 => PathMatch::Exact {
+            value,
+            case_sensitive,
+        },
+        4..7 => PathMatch::Prefix {
+            value,
+            case_sensitive,
+        },
+        7..9 => PathMatch::SeparatedPrefix {
+            value,
+            case_sensitive,
+        },
         _ => PathMatch::Regex(Regex::new(r"\A(?:/a.*b)\z").unwrap()),
     }
 }
@@ -195,13 +243,17 @@ fn the_index_finds_what_a_scan_finds() {
             .collect();
         let table = table(config(vec![host("h", &["*"], routes.clone())]));
         for _ in 0..50 {
-            let mut request = Request::builder().uri(random_path(&mut random)).header("host", "h");
+            let mut request = Request::builder()
+                .uri(random_path(&mut random))
+                .header("host", "h");
             if random.random_bool(0.5) {
                 request = request.header("x-a", "1");
             }
             let parts = request.body(()).unwrap().into_parts().0;
             let view = View::new(&parts, &Scheme::HTTP);
-            let scanned = routes.iter().find(|route| route_matches(&route.matches, &view));
+            let scanned = routes
+                .iter()
+                .find(|route| route_matches(&route.matches, &view));
             let found = table.find(&parts, &Scheme::HTTP, false);
             assert_eq!(
                 found.as_ref().map(|found| &found.route.name),
@@ -220,7 +272,9 @@ fn the_index_finds_what_a_scan_finds() {
 #[test]
 fn deeply_nested_prefixes_are_found_too() {
     let nested = |depth: usize| "/a".repeat(depth);
-    let routes = (1..100).rev().map(|depth| route(&depth.to_string(), prefix(&nested(depth)), false));
+    let routes = (1..100)
+        .rev()
+        .map(|depth| route(&depth.to_string(), prefix(&nested(depth)), false));
     let table = table(config(vec![host("h", &["*"], routes.collect())]));
     for depth in [1, 31, 32, 33, 60, 99] {
         let found = find(&table, "h", &format!("{}?q", nested(depth))).unwrap();

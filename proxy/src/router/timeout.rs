@@ -119,7 +119,13 @@ impl Deadlines {
             Some(_) => None,
             None => timeout.map(|timeout| now + timeout),
         };
-        Self { timer, timeout, route, life: life.map(|life| now + life), upload }
+        Self {
+            timer,
+            timeout,
+            route,
+            life: life.map(|life| now + life),
+            upload,
+        }
     }
 
     /// Ready when a deadline passed.

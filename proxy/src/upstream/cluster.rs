@@ -105,7 +105,10 @@ impl Cluster {
     /// Takes over an assignment (EDS, or the configuration's own). Addresses that are names are left
     /// out: DNS resolves those. Only called on the main thread.
     pub fn update_hosts(&self, assignment: &LoadAssignment) {
-        self.set_hosts(&specs(assignment, |_, _| Vec::new()), assignment.overprovisioning_factor);
+        self.set_hosts(
+            &specs(assignment, |_, _| Vec::new()),
+            assignment.overprovisioning_factor,
+        );
     }
 
     /// Makes the hosts those of `specs`. Only called on the main thread.
@@ -159,7 +162,12 @@ impl Cluster {
 
     fn note_membership(&self, set: &HostSet) {
         let stats = &self.stats;
-        let weight = set.hosts.iter().map(|host| host.weight()).max().unwrap_or(0);
+        let weight = set
+            .hosts
+            .iter()
+            .map(|host| host.weight())
+            .max()
+            .unwrap_or(0);
         stats.membership_total.set(set.hosts.len() as u64);
         stats.membership_healthy.set(set.healthy() as u64);
         stats.membership_degraded.set(set.degraded() as u64);
@@ -208,15 +216,28 @@ fn same_connections(a: &config::cluster::Cluster, b: &config::cluster::Cluster) 
         (UpstreamProtocol::Http1(a), UpstreamProtocol::Http1(b)) => a == b,
         (UpstreamProtocol::Http2(a), UpstreamProtocol::Http2(b)) => a == b,
         (
-            UpstreamProtocol::Downstream { http1: a1, http2: a2 },
-            UpstreamProtocol::Downstream { http1: b1, http2: b2 },
+            UpstreamProtocol::Downstream {
+                http1: a1,
+                http2: a2,
+            },
+            UpstreamProtocol::Downstream {
+                http1: b1,
+                http2: b2,
+            },
         ) => a1 == b1 && a2 == b2,
         _ => false,
     };
     let same_discovery = match (&a.discovery, &b.discovery) {
         (Discovery::Static(_), Discovery::Static(_))
         | (Discovery::StrictDns(_), Discovery::StrictDns(_)) => true,
-        (Discovery::Eds { service_name: a, .. }, Discovery::Eds { service_name: b, .. }) => a == b,
+        (
+            Discovery::Eds {
+                service_name: a, ..
+            },
+            Discovery::Eds {
+                service_name: b, ..
+            },
+        ) => a == b,
         _ => false,
     };
     same_protocol
@@ -225,4 +246,88 @@ fn same_connections(a: &config::cluster::Cluster, b: &config::cluster::Cluster) 
         && a.max_requests_per_connection == b.max_requests_per_connection
         && a.max_connection_duration == b.max_connection_duration
         && a.per_connection_buffer_limit_bytes == b.per_connection_buffer_limit_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{
+            cluster::LbPolicy,
+            http_connection_manager::{Http1Options, Http2Options},
+            route::Priority,
+        },
+        upstream::testing,
+    };
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn http1() -> UpstreamProtocol {
+        UpstreamProtocol::Http1(Http1Options::default())
+    }
+
+    fn ids(cluster: &Cluster) -> Vec<u64> {
+        cluster
+            .hosts
+            .load()
+            .hosts
+            .iter()
+            .map(|host| host.id)
+            .collect()
+    }
+
+    #[test]
+    fn hosts_keep_their_identity_over_updates() {
+        let cluster = testing::cluster(testing::config(
+            &[(address(1), 1), (address(2), 1)],
+            http1(),
+        ));
+        let before = ids(&cluster);
+        let gone = Arc::clone(&cluster.hosts.load().hosts[0]);
+        cluster.update_hosts(&testing::assignment(&[(address(2), 7), (address(3), 1)]));
+        let after = ids(&cluster);
+        assert_eq!(after[0], before[1]);
+        assert!(!before.contains(&after[1]));
+        assert_eq!(cluster.hosts.load().hosts[0].weight(), 7);
+        assert!(gone.is_removed());
+        assert_eq!(cluster.stats.membership_total.value(), 2);
+        assert_eq!(cluster.stats.membership_change.value(), 2);
+    }
+
+    #[test]
+    fn the_same_hosts_again_change_nothing() {
+        let cluster = testing::cluster(testing::config(&[(address(1), 1)], http1()));
+        let generation = cluster.hosts.load().generation;
+        cluster.update_hosts(&testing::assignment(&[(address(1), 1)]));
+        assert_eq!(cluster.hosts.load().generation, generation);
+        assert_eq!(cluster.stats.update_no_rebuild.value(), 1);
+    }
+
+    #[test]
+    fn an_address_counts_once() {
+        let twice = [(address(1), 1), (address(1), 1)];
+        let cluster = testing::cluster(testing::config(&twice, http1()));
+        assert_eq!(ids(&cluster).len(), 1);
+    }
+
+    #[test]
+    fn a_changed_cluster_takes_over_hosts_and_counts() {
+        let registry = Registry::new(1);
+        let config = testing::config(&[(address(1), 1)], http1());
+        let first = Cluster::new(Arc::new(config.clone()), &registry, None);
+        first.circuit.of(Priority::Default).requests.acquire();
+        let mut changed = config.clone();
+        changed.lb_policy = LbPolicy::Random;
+        changed.circuit_breakers.default.max_requests = 1;
+        let second = Cluster::new(Arc::new(changed), &registry, Some(&first));
+        assert_eq!(ids(&first), ids(&second));
+        assert!(!second.circuit.of(Priority::Default).requests.can_create());
+        // What is spoken to hosts is part of who they are.
+        let mut other = config;
+        other.protocol = UpstreamProtocol::Http2(Http2Options::default());
+        let third = Cluster::new(Arc::new(other), &registry, Some(&second));
+        assert_ne!(ids(&second), ids(&third));
+    }
 }

@@ -52,7 +52,11 @@ impl CodeStats {
     }
 
     fn of(&self, is_internal: bool) -> &Group {
-        if is_internal { &self.internal } else { &self.external }
+        if is_internal {
+            &self.internal
+        } else {
+            &self.external
+        }
     }
 }
 
@@ -68,10 +72,17 @@ impl Group {
     }
 
     fn count(&self, code: StatusCode) {
-        self.completed.get_or_init(|| self.scope.counter("upstream_rq_completed")).inc();
+        self.completed
+            .get_or_init(|| self.scope.counter("upstream_rq_completed"))
+            .inc();
         let class = usize::from(code.as_u16() / 100);
-        if let Some(counter) = class.checked_sub(1).and_then(|index| self.classes.get(index)) {
-            counter.get_or_init(|| self.scope.counter(&format!("upstream_rq_{class}xx"))).inc();
+        if let Some(counter) = class
+            .checked_sub(1)
+            .and_then(|index| self.classes.get(index))
+        {
+            counter
+                .get_or_init(|| self.scope.counter(&format!("upstream_rq_{class}xx")))
+                .inc();
         }
         self.code(code.as_u16());
     }

@@ -65,7 +65,9 @@ impl Resolver {
         cluster: &Arc<Cluster>,
         on_update: impl Fn() + Send + 'static,
     ) -> Option<JoinHandle<()>> {
-        let Discovery::StrictDns(dns) = &cluster.config.discovery else { return None };
+        let Discovery::StrictDns(dns) = &cluster.config.discovery else {
+            return None;
+        };
         let watch = Watch {
             resolver: self.clone(),
             targets: targets(dns),
@@ -89,7 +91,9 @@ impl Resolver {
         let resolver = cell.get_or_try_init(|| async { build(strategy) }).await?;
         match resolver.lookup_ip(host).await {
             Ok(found) => {
-                let ttl = found.valid_until().saturating_duration_since(Instant::now());
+                let ttl = found
+                    .valid_until()
+                    .saturating_duration_since(Instant::now());
                 Ok((found.iter().collect(), ttl))
             }
             Err(error) if error.is_no_records_found() => Ok((Vec::new(), Duration::ZERO)),
@@ -116,10 +120,16 @@ fn build(strategy: LookupIpStrategy) -> Result<TokioResolver, String> {
 /// The distinct names of a cluster.
 fn targets(dns: &Dns) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
-    let endpoints = dns.assignment.localities.iter().flat_map(|locality| &locality.endpoints);
+    let endpoints = dns
+        .assignment
+        .localities
+        .iter()
+        .flat_map(|locality| &locality.endpoints);
     for endpoint in endpoints {
         if let EndpointAddress::Name { host, port } = &endpoint.address
-            && !targets.iter().any(|target| target.host == *host && target.port == *port)
+            && !targets
+                .iter()
+                .any(|target| target.host == *host && target.port == *port)
         {
             targets.push(Target {
                 host: Arc::clone(host),
@@ -144,14 +154,17 @@ impl Watch {
     async fn run(mut self, on_update: impl Fn()) {
         loop {
             let now = Instant::now();
-            let due: Vec<usize> =
-                (0..self.targets.len()).filter(|index| self.targets[*index].next <= now).collect();
+            let due: Vec<usize> = (0..self.targets.len())
+                .filter(|index| self.targets[*index].next <= now)
+                .collect();
             let answers = join_all(due.iter().map(|index| {
                 let host = &self.targets[*index].host;
                 self.resolver.lookup(host, self.dns.family)
             }))
             .await;
-            let Some(cluster) = self.cluster.upgrade() else { return };
+            let Some(cluster) = self.cluster.upgrade() else {
+                return;
+            };
             for (index, answer) in due.into_iter().zip(answers) {
                 self.take(&cluster, index, answer);
             }
@@ -162,7 +175,10 @@ impl Watch {
                 .collect();
             let hosts = specs(&self.dns.assignment, |host, port| {
                 let found = addresses.get(&(&**host, port)).copied().unwrap_or_default();
-                found.iter().map(|address| SocketAddr::new(*address, port)).collect()
+                found
+                    .iter()
+                    .map(|address| SocketAddr::new(*address, port))
+                    .collect()
             });
             let before = (cluster.hosts.load().generation, cluster.initialized());
             cluster.set_hosts(&hosts, self.dns.assignment.overprovisioning_factor);
@@ -170,7 +186,9 @@ impl Watch {
                 on_update();
             }
             drop(cluster);
-            let Some(next) = self.targets.iter().map(|target| target.next).min() else { return };
+            let Some(next) = self.targets.iter().map(|target| target.next).min() else {
+                return;
+            };
             tokio::time::sleep_until(next.into()).await;
         }
     }
@@ -218,10 +236,12 @@ mod tests {
         let any = (SocketAddr::from(([127, 0, 0, 1], 1)), 1);
         let mut assignment = testing::assignment(&vec![any; names.len()]);
         for (endpoint, (host, port)) in assignment.localities[0].endpoints.iter_mut().zip(names) {
-            endpoint.address = EndpointAddress::Name { host: Arc::from(*host), port: *port };
+            endpoint.address = EndpointAddress::Name {
+                host: Arc::from(*host),
+                port: *port,
+            };
         }
-        let mut config =
-            testing::config(&[], UpstreamProtocol::Http1(Http1Options::default()));
+        let mut config = testing::config(&[], UpstreamProtocol::Http1(Http1Options::default()));
         config.discovery = Discovery::StrictDns(Dns {
             assignment,
             refresh_rate: Duration::from_secs(5),
@@ -233,8 +253,10 @@ mod tests {
 
     #[tokio::test]
     async fn names_become_hosts() {
-        let cluster =
-            cluster(&[("127.0.0.1", 80), ("127.0.0.2", 81), ("::1", 82)], DnsLookupFamily::All);
+        let cluster = cluster(
+            &[("127.0.0.1", 80), ("127.0.0.2", 81), ("::1", 82)],
+            DnsLookupFamily::All,
+        );
         assert!(!cluster.initialized());
         let updates = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&updates);
@@ -243,8 +265,11 @@ mod tests {
         });
         cluster.wait_initialized().await;
         let set = cluster.hosts.load_full();
-        let hosts: Vec<(String, &str)> =
-            set.hosts.iter().map(|host| (host.address.to_string(), &*host.hostname)).collect();
+        let hosts: Vec<(String, &str)> = set
+            .hosts
+            .iter()
+            .map(|host| (host.address.to_string(), &*host.hostname))
+            .collect();
         assert_eq!(
             hosts,
             [
@@ -273,16 +298,25 @@ mod tests {
     #[test]
     fn answers_change_hosts_and_failures_keep_them() {
         let cluster = cluster(&[("a.example", 80)], DnsLookupFamily::All);
-        let Discovery::StrictDns(dns) = &cluster.config.discovery else { unreachable!() };
+        let Discovery::StrictDns(dns) = &cluster.config.discovery else {
+            unreachable!()
+        };
         let mut watch = Watch {
             resolver: Resolver::default(),
             targets: targets(dns),
-            dns: Dns { respect_ttl: true, ..dns.clone() },
+            dns: Dns {
+                respect_ttl: true,
+                ..dns.clone()
+            },
             cluster: Arc::downgrade(&cluster),
         };
         let address = IpAddr::from([10, 0, 0, 1]);
         let start = Instant::now();
-        watch.take(&cluster, 0, Ok((vec![address, address], Duration::from_secs(60))));
+        watch.take(
+            &cluster,
+            0,
+            Ok((vec![address, address], Duration::from_secs(60))),
+        );
         assert_eq!(watch.targets[0].addresses, [address]);
         assert!(watch.targets[0].next >= start + Duration::from_secs(60));
         watch.take(&cluster, 0, Err("no server".to_owned()));

@@ -293,13 +293,19 @@ impl HostSet {
     /// Hosts that count as healthy.
     #[must_use]
     pub fn healthy(&self) -> usize {
-        self.levels.iter().map(|level| level.healthy.hosts.len()).sum()
+        self.levels
+            .iter()
+            .map(|level| level.healthy.hosts.len())
+            .sum()
     }
 
     /// Hosts that count as degraded.
     #[must_use]
     pub fn degraded(&self) -> usize {
-        self.levels.iter().map(|level| level.degraded.hosts.len()).sum()
+        self.levels
+            .iter()
+            .map(|level| level.degraded.hosts.len())
+            .sum()
     }
 
     /// Whether [`Self::choose`] depends on its number.
@@ -448,7 +454,13 @@ mod tests {
         // 3 of 4 healthy: 75 % × 1.4 ≥ 100 %.
         let set = HostSet::new(
             1,
-            hosts(&[(0, Healthy), (0, Healthy), (0, Healthy), (0, Unhealthy), (1, Healthy)]),
+            hosts(&[
+                (0, Healthy),
+                (0, Healthy),
+                (0, Healthy),
+                (0, Unhealthy),
+                (1, Healthy),
+            ]),
             140,
             50.0,
         );

@@ -23,10 +23,19 @@ pub(super) async fn connect(base: &Rc<Base>) -> Result<Metered, ConnectFailure> 
     let failure = match tokio::time::timeout(timeout, TcpStream::connect(base.host.address)).await {
         Ok(Ok(stream)) => match prepare(base, &stream) {
             Ok(()) => return Ok(Metered::new(base, stream)),
-            Err(error) => ConnectFailure { is_timeout: false, reason: describe(&error) },
+            Err(error) => ConnectFailure {
+                is_timeout: false,
+                reason: describe(&error),
+            },
         },
-        Ok(Err(error)) => ConnectFailure { is_timeout: false, reason: describe(&error) },
-        Err(_elapsed) => ConnectFailure { is_timeout: true, reason: "".into() },
+        Ok(Err(error)) => ConnectFailure {
+            is_timeout: false,
+            reason: describe(&error),
+        },
+        Err(_elapsed) => ConnectFailure {
+            is_timeout: true,
+            reason: "".into(),
+        },
     };
     let stats = base.stats();
     stats.upstream_cx_connect_fail.inc();

@@ -56,7 +56,8 @@ impl Failure {
         match error.reason() {
             Some(h2::Reason::REFUSED_STREAM) => Self::RefusedStream,
             _ if error.is_reset() && error.is_remote() => Self::RemoteReset,
-            _ if error.is_io() || error.is_go_away() => Self::ConnectionTermination,
+            // The peer's GOAWAY names the last stream that it serves: this one came later.
+            _ if error.is_go_away() && error.is_remote() => Self::RefusedStream,
             _ if error.is_library() => Self::Protocol,
             _ => Self::ConnectionTermination,
         }

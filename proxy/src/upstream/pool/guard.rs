@@ -25,7 +25,9 @@ impl ActiveRequest {
         stats.upstream_rq_active.inc();
         base.host.stats.rq_total.fetch_add(1, Relaxed);
         base.host.stats.rq_active.fetch_add(1, Relaxed);
-        Some(Self { base: Rc::clone(base) })
+        Some(Self {
+            base: Rc::clone(base),
+        })
     }
 }
 
@@ -53,7 +55,9 @@ impl PendingRequest {
         }
         stats.upstream_rq_pending_total.inc();
         stats.upstream_rq_pending_active.inc();
-        Some(Self { base: Rc::clone(base) })
+        Some(Self {
+            base: Rc::clone(base),
+        })
     }
 }
 
@@ -117,7 +121,9 @@ impl Connection {
         self.local.set(local);
         let elapsed = self.start.elapsed().as_millis();
         let stats = self.base.stats();
-        stats.upstream_cx_connect_ms.record(u64::try_from(elapsed).unwrap_or(u64::MAX));
+        stats
+            .upstream_cx_connect_ms
+            .record(u64::try_from(elapsed).unwrap_or(u64::MAX));
     }
 
     /// Counts one more request sent; whether it is the last that may be.
@@ -142,18 +148,28 @@ impl Drop for Connection {
         stats.upstream_cx_destroy.inc();
         let with_active = self.active.get() > 0;
         let (destroyed, destroyed_with_active) = if self.closed_by_us.get() {
-            (&stats.upstream_cx_destroy_local, &stats.upstream_cx_destroy_local_with_active_rq)
+            (
+                &stats.upstream_cx_destroy_local,
+                &stats.upstream_cx_destroy_local_with_active_rq,
+            )
         } else {
-            (&stats.upstream_cx_destroy_remote, &stats.upstream_cx_destroy_remote_with_active_rq)
+            (
+                &stats.upstream_cx_destroy_remote,
+                &stats.upstream_cx_destroy_remote_with_active_rq,
+            )
         };
         destroyed.inc();
         if with_active {
             stats.upstream_cx_destroy_with_active_rq.inc();
             destroyed_with_active.inc();
         }
-        stats.upstream_rq_per_cx.record(u64::from(self.served.get()));
+        stats
+            .upstream_rq_per_cx
+            .record(u64::from(self.served.get()));
         let length = self.start.elapsed().as_millis();
-        stats.upstream_cx_length_ms.record(u64::try_from(length).unwrap_or(u64::MAX));
+        stats
+            .upstream_cx_length_ms
+            .record(u64::try_from(length).unwrap_or(u64::MAX));
         self.base.host.stats.cx_active.fetch_sub(1, Relaxed);
         self.base.connections.set(self.base.connections.get() - 1);
         self.base.resources().connections.release();

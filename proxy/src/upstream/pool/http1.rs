@@ -80,7 +80,11 @@ impl Pool {
             return Err(Failure::Overflow(Limit::Requests));
         };
         ready.connection.begin_request();
-        Ok(Lease { pool: Rc::clone(self), ready: Some(ready), _request: request })
+        Ok(Lease {
+            pool: Rc::clone(self),
+            ready: Some(ready),
+            _request: request,
+        })
     }
 
     fn pop_idle(&self) -> Option<Ready> {
@@ -99,7 +103,10 @@ impl Pool {
         let give_back = |ready| self.put(ready);
         let place = self.line.join(&give_back);
         self.make_connections();
-        let mut cancelled = Cancelled { base: &self.base, is_settled: false };
+        let mut cancelled = Cancelled {
+            base: &self.base,
+            is_settled: false,
+        };
         let outcome = place.outcome().await;
         cancelled.is_settled = true;
         outcome
@@ -123,7 +130,10 @@ impl Pool {
                 connection.closed_by_us.set(failure.is_timeout);
                 drop(connection);
                 let ejected = self.line.fail(&failure) as u64;
-                self.base.stats().upstream_rq_pending_failure_eject.add(ejected);
+                self.base
+                    .stats()
+                    .upstream_rq_pending_failure_eject
+                    .add(ejected);
                 return;
             }
         };
@@ -170,7 +180,9 @@ impl Pool {
 
     async fn run(&self, driver: Driver, connection: &Connection) -> hyper::Result<()> {
         let limit = self.base.cluster().config.max_connection_duration;
-        let Some(limit) = limit else { return driver.await };
+        let Some(limit) = limit else {
+            return driver.await;
+        };
         let mut driver = std::pin::pin!(driver);
         match tokio::time::timeout(limit, driver.as_mut()).await {
             Ok(ended) => ended,
@@ -184,8 +196,11 @@ impl Pool {
     }
 
     fn drop_idle(&self, is_unwanted: impl Fn(&Ready) -> bool) {
-        let unwanted: Vec<Idle> =
-            self.idle.borrow_mut().extract_if(.., |idle| is_unwanted(&idle.ready)).collect();
+        let unwanted: Vec<Idle> = self
+            .idle
+            .borrow_mut()
+            .extract_if(.., |idle| is_unwanted(&idle.ready))
+            .collect();
         for idle in unwanted {
             idle.ready.close();
         }
@@ -202,7 +217,10 @@ impl Pool {
             return;
         }
         if let Err(ready) = self.line.serve(ready) {
-            self.idle.borrow_mut().push(Idle { ready, since: Instant::now() });
+            self.idle.borrow_mut().push(Idle {
+                ready,
+                since: Instant::now(),
+            });
             self.reap();
         }
     }
@@ -223,7 +241,10 @@ impl Pool {
             let count = idle.partition_point(|idle| idle.since + timeout <= now);
             idle.drain(..count).collect()
         };
-        self.base.stats().upstream_cx_idle_timeout.add(expired.len() as u64);
+        self.base
+            .stats()
+            .upstream_cx_idle_timeout
+            .add(expired.len() as u64);
         for idle in expired {
             idle.ready.close();
         }
@@ -283,7 +304,10 @@ impl Lease {
         &mut self,
         request: Request<Upload>,
     ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
-        let sent = self.ready.as_mut().map(|ready| ready.sender.try_send_request(request));
+        let sent = self
+            .ready
+            .as_mut()
+            .map(|ready| ready.sender.try_send_request(request));
         async move {
             let Some(sent) = sent else {
                 return Err(SendError::Failed(Failure::ConnectionTermination));
@@ -302,12 +326,15 @@ impl Lease {
 
     /// Whether the connection served requests before this one.
     pub(crate) fn is_reused(&self) -> bool {
-        self.connection().is_some_and(|connection| connection.served.get() > 1)
+        self.connection()
+            .is_some_and(|connection| connection.served.get() > 1)
     }
 
     /// Request and response are complete: the connection may serve the next request.
     pub(crate) fn release(mut self) {
-        let Some(ready) = self.ready.take() else { return };
+        let Some(ready) = self.ready.take() else {
+            return;
+        };
         ready.connection.end_request();
         if ready.sender.is_ready() || ready.sender.is_closed() {
             self.pool.put(ready);

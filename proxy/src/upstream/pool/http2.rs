@@ -84,9 +84,11 @@ impl Pool {
             None => self.wait().await?,
         };
         match ActiveRequest::new(&self.base) {
-            Some(request) => {
-                Ok(Lease { pool: Rc::clone(self), on: Some(slot.on), _request: request })
-            }
+            Some(request) => Ok(Lease {
+                pool: Rc::clone(self),
+                on: Some(slot.on),
+                _request: request,
+            }),
             None => {
                 self.give_back(slot);
                 Err(Failure::Overflow(Limit::Requests))
@@ -96,7 +98,10 @@ impl Pool {
 
     fn slot(&self) -> Option<Slot> {
         let connections = self.connections.borrow();
-        connections.iter().find(|on| on.has_room(&self.options)).map(|on| on.take())
+        connections
+            .iter()
+            .find(|on| on.has_room(&self.options))
+            .map(|on| on.take())
     }
 
     async fn wait(self: &Rc<Self>) -> Result<Slot, Failure> {
@@ -104,7 +109,10 @@ impl Pool {
         let give_back = |slot| self.give_back(slot);
         let place = self.line.join(&give_back);
         self.make_connections();
-        let mut cancelled = Cancelled { base: &self.base, is_settled: false };
+        let mut cancelled = Cancelled {
+            base: &self.base,
+            is_settled: false,
+        };
         let outcome = place.outcome().await;
         cancelled.is_settled = true;
         outcome
@@ -117,7 +125,8 @@ impl Pool {
     /// Makes connections until those on their way have room for everybody in line.
     fn make_connections(self: &Rc<Self>) {
         let room = self.options.max_concurrent_streams.max(1) as usize;
-        while self.connecting.get().saturating_mul(room) < self.line.len() && self.base.may_connect()
+        while self.connecting.get().saturating_mul(room) < self.line.len()
+            && self.base.may_connect()
         {
             self.connecting.set(self.connecting.get() + 1);
             let connection = Connection::new(&self.base, Version::HTTP_2);
@@ -134,7 +143,10 @@ impl Pool {
                 connection.closed_by_us.set(failure.is_timeout);
                 drop(connection);
                 let ejected = self.line.fail(&failure) as u64;
-                self.base.stats().upstream_rq_pending_failure_eject.add(ejected);
+                self.base
+                    .stats()
+                    .upstream_rq_pending_failure_eject
+                    .add(ejected);
                 return;
             }
         };
@@ -164,7 +176,10 @@ impl Pool {
                     reason: error.to_string().into(),
                 };
                 let ejected = self.line.fail(&failure) as u64;
-                self.base.stats().upstream_rq_pending_failure_eject.add(ejected);
+                self.base
+                    .stats()
+                    .upstream_rq_pending_failure_eject
+                    .add(ejected);
             }
         }
     }
@@ -178,8 +193,9 @@ impl Pool {
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
             .initial_max_send_streams(options.max_concurrent_streams.max(1) as usize)
-            .max_send_buffer_size(self.base.cluster().config.per_connection_buffer_limit_bytes
-                as usize);
+            .max_send_buffer_size(
+                self.base.cluster().config.per_connection_buffer_limit_bytes as usize,
+            );
         builder
     }
 
@@ -215,8 +231,11 @@ impl Pool {
     }
 
     fn drop_connections(&self, is_unwanted: impl Fn(&Rc<Multiplexed>) -> bool) -> usize {
-        let unwanted: Vec<Rc<Multiplexed>> =
-            self.connections.borrow_mut().extract_if(.., |on| is_unwanted(on)).collect();
+        let unwanted: Vec<Rc<Multiplexed>> = self
+            .connections
+            .borrow_mut()
+            .extract_if(.., |on| is_unwanted(on))
+            .collect();
         for on in &unwanted {
             on.connection.closed_by_us.set(true);
         }
@@ -235,12 +254,17 @@ impl Pool {
     fn close_expired(&self, timeout: Duration) -> Option<Instant> {
         let now = Instant::now();
         let idle = |on: &Rc<Multiplexed>| on.connection.active.get() == 0;
-        let expired =
-            self.drop_connections(|on| idle(on) && on.idle_since.get() + timeout <= now);
-        self.base.stats().upstream_cx_idle_timeout.add(expired as u64);
+        let expired = self.drop_connections(|on| idle(on) && on.idle_since.get() + timeout <= now);
+        self.base
+            .stats()
+            .upstream_cx_idle_timeout
+            .add(expired as u64);
         let connections = self.connections.borrow();
-        let next =
-            connections.iter().filter(|on| idle(on)).map(|on| on.idle_since.get() + timeout).min();
+        let next = connections
+            .iter()
+            .filter(|on| idle(on))
+            .map(|on| on.idle_since.get() + timeout)
+            .min();
         self.is_reaping.set(next.is_some());
         next
     }
@@ -290,7 +314,9 @@ async fn drive(pool: Rc<Pool>, mut driver: Driver, on: Weak<Multiplexed>) {
             stats.upstream_cx_protocol_error.inc();
         }
     }
-    pool.connections.borrow_mut().retain(|other| !std::ptr::eq(Rc::as_ptr(other), on.as_ptr()));
+    pool.connections
+        .borrow_mut()
+        .retain(|other| !std::ptr::eq(Rc::as_ptr(other), on.as_ptr()));
     pool.make_connections();
 }
 
@@ -299,7 +325,9 @@ async fn keepalive(settings: Option<Http2Keepalive>, pings: Option<PingPong>) {
     let (Some(settings), Some(mut pings)) = (settings, pings) else {
         return std::future::pending().await;
     };
-    let Some(interval) = settings.interval else { return std::future::pending().await };
+    let Some(interval) = settings.interval else {
+        return std::future::pending().await;
+    };
     loop {
         let jitter = rand::random::<f64>() * settings.interval_jitter_percent / 100.0;
         tokio::time::sleep(interval.mul_f64(1.0 + jitter)).await;
@@ -338,7 +366,9 @@ impl Multiplexed {
 
     fn take(self: &Rc<Self>) -> Slot {
         self.connection.begin_request();
-        Slot { on: Rc::clone(self) }
+        Slot {
+            on: Rc::clone(self),
+        }
     }
 }
 
@@ -372,7 +402,9 @@ impl Lease {
     ) -> Result<(ResponseFuture, SendStream<Bytes>), Failure> {
         let on = self.on.as_ref().ok_or(Failure::ConnectionTermination)?;
         let mut sender = on.sender.borrow_mut();
-        sender.send_request(request, is_end).map_err(|error| Failure::from_http2(&error))
+        sender
+            .send_request(request, is_end)
+            .map_err(|error| Failure::from_http2(&error))
     }
 
     /// The connection, for the record.

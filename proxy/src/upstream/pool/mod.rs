@@ -61,11 +61,7 @@ trait HostPool {
 
 impl Pools {
     /// Picks a host of a cluster; none if there is none to pick.
-    pub(crate) fn pick(
-        &self,
-        cluster: &Cluster,
-        random: impl FnMut() -> u64,
-    ) -> Option<Arc<Host>> {
+    pub(crate) fn pick(&self, cluster: &Cluster, random: impl FnMut() -> u64) -> Option<Arc<Host>> {
         let set = cluster.hosts.load();
         let mut balancers = self.balancers.borrow_mut();
         let balancer = balancers.entry(cluster.id).or_default();
@@ -99,7 +95,9 @@ impl Pools {
     /// balancers whose clusters are not `known`. A worker calls this when its snapshot or some
     /// cluster's hosts changed.
     pub fn reconcile(&self, known: impl Fn(u64) -> bool) {
-        self.balancers.borrow_mut().retain(|cluster, _| known(*cluster));
+        self.balancers
+            .borrow_mut()
+            .retain(|cluster, _| known(*cluster));
         self.drain_removed();
     }
 
@@ -115,7 +113,10 @@ fn pool<P: HostPool>(
     host: &Arc<Host>,
     priority: Priority,
 ) -> Rc<P> {
-    let key = Key { host: host.id, priority };
+    let key = Key {
+        host: host.id,
+        priority,
+    };
     let pool = pools
         .entry(key)
         .or_insert_with(|| P::new(Base::new(Arc::clone(cluster), Arc::clone(host), priority)));
@@ -172,7 +173,9 @@ impl Base {
     }
 
     fn resources(&self) -> Ref<'_, Resources> {
-        Ref::map(self.cluster.borrow(), |cluster| cluster.circuit.of(self.priority))
+        Ref::map(self.cluster.borrow(), |cluster| {
+            cluster.circuit.of(self.priority)
+        })
     }
 
     fn next_connection_id() -> u64 {

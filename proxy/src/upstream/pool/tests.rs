@@ -50,7 +50,11 @@ impl Server {
                 let task = match http2 {
                     None => tokio::task::spawn_local(async move {
                         let io = TokioIo::new(stream);
-                        drop(hyper::server::conn::http1::Builder::new().serve_connection(io, service).await);
+                        drop(
+                            hyper::server::conn::http1::Builder::new()
+                                .serve_connection(io, service)
+                                .await,
+                        );
                     }),
                     Some(max) => tokio::task::spawn_local(async move {
                         let io = TokioIo::new(stream);
@@ -94,7 +98,10 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 
 async fn local<F: Future>(future: F) -> F::Output {
     let limited = tokio::time::timeout(Duration::from_secs(20), future);
-    LocalSet::new().run_until(limited).await.expect("the test hangs")
+    LocalSet::new()
+        .run_until(limited)
+        .await
+        .expect("the test hangs")
 }
 
 /// Lets other tasks run until `condition` holds.
@@ -105,11 +112,17 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 fn http1(address: SocketAddr) -> crate::config::cluster::Cluster {
-    testing::config(&[(address, 1)], UpstreamProtocol::Http1(Http1Options::default()))
+    testing::config(
+        &[(address, 1)],
+        UpstreamProtocol::Http1(Http1Options::default()),
+    )
 }
 
 fn http2(address: SocketAddr) -> crate::config::cluster::Cluster {
-    testing::config(&[(address, 1)], UpstreamProtocol::Http2(Http2Options::default()))
+    testing::config(
+        &[(address, 1)],
+        UpstreamProtocol::Http2(Http2Options::default()),
+    )
 }
 
 fn host(pools: &Pools, cluster: &Arc<Cluster>) -> Arc<Host> {
@@ -125,7 +138,9 @@ fn pool2(pools: &Pools, cluster: &Arc<Cluster>) -> Rc<http2::Pool> {
 }
 
 fn request(path: &str) -> Request<Upload> {
-    let builder = Request::builder().uri(path).header(header::HOST, "a.example");
+    let builder = Request::builder()
+        .uri(path)
+        .header(header::HOST, "a.example");
     builder.body(Upload::new(Body::Empty, None)).unwrap()
 }
 
@@ -318,7 +333,13 @@ async fn dropping_a_request_closes_its_connection() {
         drop(sent);
         drop(lease);
         until(|| cluster.stats.upstream_cx_active.value() == 0).await;
-        assert_eq!(cluster.stats.upstream_cx_destroy_local_with_active_rq.value(), 1);
+        assert_eq!(
+            cluster
+                .stats
+                .upstream_cx_destroy_local_with_active_rq
+                .value(),
+            1
+        );
         assert_idle(&cluster);
     })
     .await;
@@ -357,10 +378,19 @@ async fn http1_connections_end_when_idle_for_too_long() {
 
 async fn stream(pool: &Rc<http2::Pool>, path: &str) -> Result<String, Failure> {
     let lease = pool.acquire().await?;
-    let request = Request::builder().uri(format!("http://a.example{path}")).body(()).unwrap();
+    let request = Request::builder()
+        .uri(format!("http://a.example{path}"))
+        .body(())
+        .unwrap();
     let (response, _stream) = lease.send(request, true)?;
-    let response = response.await.map_err(|error| Failure::from_http2(&error))?;
-    let body = Body::http2(response.into_body(), None).collect().await.unwrap().to_bytes();
+    let response = response
+        .await
+        .map_err(|error| Failure::from_http2(&error))?;
+    let body = Body::http2(response.into_body(), None)
+        .collect()
+        .await
+        .unwrap()
+        .to_bytes();
     Ok(String::from_utf8(body.to_vec()).unwrap())
 }
 

@@ -29,7 +29,10 @@ pub(crate) struct UploadState {
 impl UploadState {
     /// A state that notes the moment of the end.
     pub(crate) fn new(last_tx: Rc<Cell<Option<Instant>>>) -> Rc<Self> {
-        Rc::new(Self { last_tx, ..Self::default() })
+        Rc::new(Self {
+            last_tx,
+            ..Self::default()
+        })
     }
 
     /// Whether the whole body was sent.
@@ -98,7 +101,9 @@ impl http_body::Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let Some(state) = &this.state else { return Pin::new(&mut this.body).poll_frame(cx) };
+        let Some(state) = &this.state else {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        };
         if state.is_cancelled.get() {
             return Poll::Ready(Some(Err(BodyError::Ended("the response came first"))));
         }

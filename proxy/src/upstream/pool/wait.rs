@@ -29,7 +29,9 @@ pub(super) struct Place<'a, C> {
 
 impl<C> Line<C> {
     pub(super) fn new() -> Self {
-        Self { waiters: RefCell::default() }
+        Self {
+            waiters: RefCell::default(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -38,9 +40,16 @@ impl<C> Line<C> {
 
     /// Joins at the end. `give_back` takes what was handed to a waiter that had just left.
     pub(super) fn join<'a>(&'a self, give_back: &'a dyn Fn(C)) -> Place<'a, C> {
-        let waiter = Rc::new(Waiter { outcome: Cell::new(None), waker: Cell::new(None) });
+        let waiter = Rc::new(Waiter {
+            outcome: Cell::new(None),
+            waker: Cell::new(None),
+        });
         self.waiters.borrow_mut().push_back(Rc::clone(&waiter));
-        Place { line: self, waiter, give_back }
+        Place {
+            line: self,
+            waiter,
+            give_back,
+        }
     }
 
     /// Hands `item` to the first in line, or gives it back if nobody waits.
@@ -89,7 +98,10 @@ impl<C> Place<'_, C> {
 
 impl<C> Drop for Place<'_, C> {
     fn drop(&mut self) {
-        self.line.waiters.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.waiter));
+        self.line
+            .waiters
+            .borrow_mut()
+            .retain(|other| !Rc::ptr_eq(other, &self.waiter));
         if let Some(Ok(item)) = self.waiter.outcome.take() {
             (self.give_back)(item);
         }
