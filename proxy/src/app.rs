@@ -1,35 +1,42 @@
 //! The process: build, run, drain, in that order. The only file that knows all modules.
 
 use std::{
+    cell::Cell,
     fs,
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, UdpSocket},
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
+use clap::ValueEnum as _;
 use tokio::{
+    net::TcpListener,
+    runtime::LocalOptions,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::spawn_local,
 };
 
 use crate::{
-    args::{Args, Mode},
+    admin::{self, Lifecycle},
+    args::{Args, LogLevel, Mode},
     bootstrap::{self, Overrides},
     config::{self, bootstrap::Bootstrap},
     listener::{Active, Build},
     snapshot::{Publisher, State, state::Host},
-    telemetry::{access_log::AccessLogs, stats::Registry},
-    upstream::{Cluster, dns},
+    telemetry::{access_log::AccessLogs, otlp::Exporters, stats::Registry},
+    upstream::{Cluster, dns::Resolver},
     worker::{self, Phase},
-    xds::{Command, Control},
+    xds::{self, Control},
 };
 
-/// How long the last access-log lines may take.
-const LAST_LINES: Duration = Duration::from_secs(2);
+/// How long the last access-log lines and spans may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Does what the command line says.
 #[must_use]
@@ -77,10 +84,10 @@ fn serve(args: &Args) -> anyhow::Result<()> {
     let workers = args.workers();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(LocalOptions::default())
         .context("cannot start the main thread's runtime")?;
     runtime.block_on(async {
-        let app = App::build(args, &bootstrap, workers)?;
+        let app = App::build(args, bootstrap, workers)?;
         app.run().await
     })
 }
@@ -90,35 +97,46 @@ struct App {
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     access_logs: AccessLogs,
+    exporters: Exporters,
+    admin: Rc<admin::Context>,
+    commands: mpsc::UnboundedReceiver<admin::Command>,
     drain_time: Duration,
 }
 
 impl App {
-    fn build(args: &Args, bootstrap: &Bootstrap, workers: usize) -> anyhow::Result<Self> {
+    fn build(args: &Args, bootstrap: Bootstrap, workers: usize) -> anyhow::Result<Self> {
+        let bootstrap = Arc::new(bootstrap);
         let registry = Registry::new(workers);
         let access_logs = AccessLogs::new(&registry);
+        let (exporters, export) = Exporters::new(&registry);
         let commands = mpsc::unbounded_channel();
         let mut host = ProcessHost {
             build: Build {
                 registry: registry.clone(),
                 workers,
                 access_logs: access_logs.clone(),
+                exporters: exporters.clone(),
                 own_address: own_address(),
                 service_cluster: Arc::clone(&bootstrap.node.cluster),
                 service_node: Arc::clone(&bootstrap.node.id),
             },
-            resolver: dns::Resolver::default(),
+            resolver: Resolver::default(),
             commands: commands.0.clone(),
         };
         let publisher = Publisher::new();
-        let mut state = State::new(bootstrap, &registry, &mut host).map_err(listed)?;
+        let mut state = State::new(&bootstrap, &registry, &mut host).map_err(listed)?;
         // What is warm from the start is served from the first accepted connection on.
         if let Some(snapshot) = state.settle() {
             publisher.publish(snapshot);
         }
-        let (control, _handle) =
-            Control::new(bootstrap, state, host, publisher.clone(), commands).map_err(listed)?;
+        let (control, handle) =
+            Control::new(&bootstrap, state, host, publisher.clone(), commands).map_err(listed)?;
         tokio::spawn(control.run());
+        let clusters = publisher.clone();
+        tokio::spawn(
+            export.run(Box::new(move |name| clusters.current().cluster(name).map(Arc::clone))),
+        );
+        spawn_local(flush_stats(registry.clone(), bootstrap.stats_flush_interval));
 
         let (phase, phases) = watch::channel(Phase::Running);
         let settings = worker::Settings {
@@ -130,30 +148,52 @@ impl App {
             .map(|index| worker::spawn(index, settings.clone()))
             .collect::<io::Result<Vec<_>>>()
             .context("cannot start the workers")?;
-        Ok(Self { phase, workers, access_logs, drain_time: args.drain_time() })
+        let (admin, admin_commands) =
+            start_admin(args, &bootstrap, registry, publisher, access_logs.clone(), handle)?;
+        Ok(Self {
+            phase,
+            workers,
+            access_logs,
+            exporters,
+            admin,
+            commands: admin_commands,
+            drain_time: args.drain_time(),
+        })
     }
 
     /// Runs until a signal, then drains.
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(mut self) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reopen = signal(SignalKind::user_defined1())?;
+        let mut next = Phase::Draining;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => {
-                    self.phase.send_replace(Phase::Stopped);
+                    next = Phase::Stopped;
                     break;
                 }
                 _ = reopen.recv() => self.access_logs.reopen(),
+                Some(command) = self.commands.recv() => match command {
+                    admin::Command::Quit => {
+                        next = Phase::Stopped;
+                        break;
+                    }
+                    admin::Command::DrainListeners { inbound_only, skip_exit, .. } => {
+                        self.phase.send_replace(Phase::DrainListeners {
+                            inbound_only,
+                            keeps_listening: skip_exit,
+                        });
+                    }
+                },
             }
         }
-        if *self.phase.borrow() != Phase::Stopped {
+        self.admin.set_lifecycle(Lifecycle::Draining);
+        if next == Phase::Draining {
             tracing::info!(drain_time_s = self.drain_time.as_secs(), "draining");
-            self.phase.send_replace(Phase::Draining);
         }
-        let phase = self.phase.clone();
-        let drain_time = self.drain_time;
+        self.phase.send_replace(next);
         let mut ended = tokio::task::spawn_blocking(move || join(self.workers));
         let ended = tokio::select! {
             ended = &mut ended => ended,
@@ -161,15 +201,110 @@ impl App {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
-                    () = tokio::time::sleep(drain_time) => {}
+                    () = tokio::time::sleep(self.drain_time) => {}
                 }
             } => {
-                phase.send_replace(Phase::Stopped);
+                self.phase.send_replace(Phase::Stopped);
                 ended.await
             }
         };
-        self.access_logs.flush(LAST_LINES);
+        self.exporters.flush(LAST_WORDS).await;
+        self.access_logs.flush(LAST_WORDS);
         ended.context("a worker could not be waited for")?
+    }
+}
+
+/// Starts the admin endpoint, if there is one, and follows how far the process is.
+fn start_admin(
+    args: &Args,
+    bootstrap: &Arc<Bootstrap>,
+    registry: Registry,
+    publisher: Publisher,
+    access_logs: AccessLogs,
+    handle: xds::Handle,
+) -> anyhow::Result<(Rc<admin::Context>, mpsc::UnboundedReceiver<admin::Command>)> {
+    let mut progress = handle.progress();
+    let dump: admin::FetchDump = Box::new(move || {
+        let handle = handle.clone();
+        Box::pin(async move { handle.dump().await })
+    });
+    let (context, commands) = admin::Context::new(
+        registry,
+        publisher,
+        Arc::clone(bootstrap),
+        options(args),
+        access_logs,
+        dump,
+        log_level(args.log_level),
+    )
+    .map_err(anyhow::Error::msg)
+    .context("admin")?;
+    let context = Rc::new(context);
+    let followed = Rc::clone(&context);
+    followed.set_lifecycle(Lifecycle::Initializing);
+    spawn_local(async move {
+        // An error means that the control loop has ended with the process.
+        if progress.wait_for(|progress| progress.is_initialized).await.is_ok()
+            && followed.lifecycle() == Lifecycle::Initializing
+        {
+            followed.set_lifecycle(Lifecycle::Live);
+        }
+    });
+    if let Some(admin) = &bootstrap.admin {
+        let listen = || {
+            let socket = std::net::TcpListener::bind(admin.address)?;
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)
+        };
+        let listener =
+            listen().with_context(|| format!("cannot bind the admin address {}", admin.address))?;
+        let address = listener.local_addr()?;
+        tracing::info!(%address, "admin endpoint");
+        if let Some(path) = &args.admin_address_path {
+            admin::write_address(path, address)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        spawn_local(admin::serve(listener, Rc::clone(&context)));
+    }
+    Ok((context, commands))
+}
+
+fn options(args: &Args) -> admin::Options {
+    let text = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or_else(String::new, |path| path.display().to_string())
+    };
+    admin::Options {
+        concurrency: args.workers(),
+        config_path: text(&args.config_path),
+        config_yaml: args.config_yaml.clone().unwrap_or_default(),
+        admin_address_path: text(&args.admin_address_path),
+        log_level: args.log_level.name().to_owned(),
+        service_cluster: args.service_cluster.clone().unwrap_or_default(),
+        service_node: args.service_node.clone().unwrap_or_default(),
+        drain_time_s: args.drain_time_s,
+    }
+}
+
+/// Reads or sets the log level.
+fn log_level(initial: LogLevel) -> admin::LogLevel {
+    let current = Cell::new(initial);
+    Box::new(move |wanted| {
+        if let Some(name) = wanted {
+            let level = LogLevel::from_str(name, true)?;
+            outrigger_base::log::set_filter(level.filter()).map_err(|error| error.to_string())?;
+            current.set(level);
+        }
+        Ok(current.get().name().to_owned())
+    })
+}
+
+/// Ends the histograms' intervals.
+async fn flush_stats(registry: Registry, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        registry.flush();
     }
 }
 
@@ -204,8 +339,8 @@ fn own_address() -> IpAddr {
 #[derive(Debug)]
 struct ProcessHost {
     build: Build,
-    resolver: dns::Resolver,
-    commands: mpsc::UnboundedSender<Command>,
+    resolver: Resolver,
+    commands: mpsc::UnboundedSender<xds::Command>,
 }
 
 impl Host for ProcessHost {
@@ -220,7 +355,7 @@ impl Host for ProcessHost {
     fn discover(&mut self, cluster: &Arc<Cluster>) {
         let warm = self.commands.clone();
         // The look-ups end with the cluster. A stopped main loop needs no waking.
-        self.resolver.watch(cluster, move || drop(warm.send(Command::Warm)));
-        drop(self.commands.send(Command::Warm));
+        let _task = self.resolver.watch(cluster, move || drop(warm.send(xds::Command::Warm)));
+        drop(self.commands.send(xds::Command::Warm));
     }
 }

@@ -97,6 +97,20 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+            Self::Off => "off",
+        }
+    }
+
     /// The filter of that level.
     #[must_use]
     pub fn filter(self) -> &'static str {

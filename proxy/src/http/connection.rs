@@ -63,9 +63,6 @@ pub fn start(
         listener,
         worker,
     });
-    if cx.worker.is_draining() {
-        cx.drain();
-    }
     let guard = Guard::new(&cx);
     spawn_local(async move {
         // The whole guard, not only the field that is set.

@@ -2,14 +2,20 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{http1, stats::{HcmStats, ListenerHttpStats, RouterStats}};
+use super::{
+    http1,
+    stats::{HcmStats, ListenerHttpStats, RouterStats},
+};
 use crate::{
-    config::http_connection_manager::{HttpConnectionManager, RouteSource},
+    config::{
+        http_connection_manager::{HttpConnectionManager, RouteSource},
+        listener::TrafficDirection,
+    },
     filters::http::Factories,
     listener::Build,
     router,
     snapshot::Snapshot,
-    telemetry::access_log::Loggers,
+    telemetry::{access_log::Loggers, format::NeededHeaders, span::Tracer},
 };
 
 /// One connection manager; shared by all connections of its listener.
@@ -31,8 +37,10 @@ pub struct HcmRuntime {
     pub filters: Factories,
     /// Access logs.
     pub access_logs: Loggers,
-    /// Some access log or span reads the request.
-    pub needs_record: bool,
+    /// Spans, if they go anywhere.
+    pub tracer: Option<Tracer>,
+    /// What access logs and spans read of a stream; none if there is neither.
+    pub needed: Option<NeededHeaders>,
     /// Local replies say why in `x-outrigger-reason`.
     pub shows_reason: bool,
     /// This machine's address, for `x-forwarded-for`.
@@ -52,12 +60,20 @@ impl HcmRuntime {
         config: Arc<HttpConnectionManager>,
         inline_routes: Option<Arc<router::Table>>,
         build: &Build,
+        direction: TrafficDirection,
         listener_scope: &str,
     ) -> Result<Self, String> {
         let registry = &build.registry;
         let prefix = format!("http.{}", config.stat_prefix);
         let listener_prefix = format!("{listener_scope}.{prefix}");
         let access_logs = build.access_logs.compile(&config.access_log)?;
+        let tracer = config.tracing.as_ref().and_then(|tracing| {
+            Tracer::new(tracing, direction, &build.exporters, &registry.scope(&prefix))
+        });
+        let mut needed = access_logs.needed().clone();
+        if let Some(tracer) = &tracer {
+            needed.merge(tracer.needed());
+        }
         Ok(Self {
             stats: HcmStats::new(registry, &prefix),
             router_stats: RouterStats::new(registry, &prefix),
@@ -65,7 +81,8 @@ impl HcmRuntime {
             inline_routes,
             http1: http1::builder(&config),
             filters: Factories::new(&config.filters),
-            needs_record: !access_logs.is_empty(),
+            needed: (tracer.is_some() || !access_logs.is_empty()).then_some(needed),
+            tracer,
             access_logs,
             shows_reason: true,
             own_address: build.own_address,

@@ -172,6 +172,9 @@ impl Stream {
             cx.info.virtual_host = Some(Arc::clone(&matched.virtual_host().name));
             route_deadlines(cx, &matched.route.action, &parts.headers);
         }
+        if let Some(tracer) = &hcm.tracer {
+            tracer.start(&mut parts.headers, &mut cx.info);
+        }
         cx.record(&parts);
         if is_upgrade && parts.method != Method::CONNECT {
             hcm.stats.rq_ws_on_non_ws_route.inc();
@@ -348,7 +351,7 @@ impl Stream {
         if info.protocol != Version::HTTP_2 {
             connection.watch.finish_stream();
         }
-        if !hcm.access_logs.is_empty() {
+        if hcm.needed.is_some() {
             let cx = crate::telemetry::format::Context {
                 info,
                 request: self.cx.record.as_ref().map(RequestRecord::head),
@@ -356,15 +359,15 @@ impl Stream {
                 trailers,
             };
             hcm.access_logs.log(&cx);
+            if let Some(tracer) = &hcm.tracer {
+                tracer.finish(&cx);
+            }
         }
     }
 
     fn log_response(&mut self, headers: &http::HeaderMap) {
-        let hcm = &self.cx.connection.listener.hcm;
-        if hcm.access_logs.is_empty() {
-            return;
-        }
-        let needed = &hcm.access_logs.needed().response;
+        let Some(needed) = &self.cx.connection.listener.hcm.needed else { return };
+        let needed = &needed.response;
         let mut kept = http::HeaderMap::with_capacity(needed.len());
         for name in needed {
             if let Some(value) = headers.get(name) {

@@ -82,10 +82,8 @@ impl StreamCx {
     /// Notes the request's head for access logs and spans, if there are any. Called again after each
     /// step that changes the head, so that they see it as it was sent.
     pub fn record(&mut self, parts: &http::request::Parts) {
-        let hcm = &self.connection.listener.hcm;
-        if hcm.needs_record {
-            let needed = &hcm.access_logs.needed().request;
-            self.record = Some(RequestRecord::new(parts, &self.scheme, needed));
+        if let Some(needed) = &self.connection.listener.hcm.needed {
+            self.record = Some(RequestRecord::new(parts, &self.scheme, &needed.request));
         }
     }
 

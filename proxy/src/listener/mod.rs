@@ -15,7 +15,7 @@ use crate::{
     },
     http::connection_manager::HcmRuntime,
     router::Table,
-    telemetry::{access_log::AccessLogs, stats::Registry},
+    telemetry::{access_log::AccessLogs, otlp::Exporters, stats::Registry},
 };
 
 /// What listeners are built with.
@@ -27,6 +27,8 @@ pub struct Build {
     pub workers: usize,
     /// Where access logs go.
     pub access_logs: AccessLogs,
+    /// Where spans go.
+    pub exporters: Exporters,
     /// This machine's address, appended to `x-forwarded-for` for clients on the loopback.
     pub own_address: IpAddr,
     /// `node.cluster`, for `x-envoy-downstream-service-cluster`.
@@ -83,7 +85,7 @@ impl Active {
             RouteSource::Rds { .. } => None,
         };
         let scope = format!("listener.{}", stat_name(&config, &sockets));
-        let hcm = HcmRuntime::new(Arc::clone(manager), inline_routes, build, &scope)?;
+        let hcm = HcmRuntime::new(Arc::clone(manager), inline_routes, build, config.direction, &scope)?;
         Ok(Arc::new(Self {
             stats: ListenerStats::new(&build.registry.scope(&scope)),
             hcm: Arc::new(hcm),

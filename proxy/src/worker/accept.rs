@@ -53,6 +53,11 @@ impl Acceptor {
         Ok(Some(Self { sockets: Arc::clone(sockets), shared, task }))
     }
 
+    /// What accepted connections get now.
+    pub(super) fn listener(&self) -> Arc<Active> {
+        Arc::clone(&self.shared.listener.borrow())
+    }
+
     /// New connections get this version of the listener.
     pub(super) fn update(&self, listener: &Arc<Active>) {
         *self.shared.listener.borrow_mut() = Arc::clone(listener);

@@ -41,7 +41,6 @@ pub struct Worker {
     snapshot: RefCell<Rc<Arc<Snapshot>>>,
     rng: RefCell<SmallRng>,
     next_connection: Cell<u64>,
-    is_draining: Cell<bool>,
 }
 
 impl Worker {
@@ -58,7 +57,6 @@ impl Worker {
             snapshot: RefCell::new(Rc::new(snapshot)),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             next_connection: Cell::new(0),
-            is_draining: Cell::new(false),
         }
     }
 
@@ -71,17 +69,6 @@ impl Worker {
     /// Takes over a new configuration.
     fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         *self.snapshot.borrow_mut() = Rc::new(snapshot);
-    }
-
-    /// Connections that begin now drain from their start.
-    fn set_draining(&self) {
-        self.is_draining.set(true);
-    }
-
-    /// Whether new connections are to drain at once.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.is_draining.get()
     }
 
     /// A number that no other connection of the process has.

@@ -8,7 +8,9 @@ use tokio::{
 };
 
 use super::{Worker, accept::Acceptor};
-use crate::{snapshot::Snapshot, telemetry::stats};
+use crate::{
+    config::listener::TrafficDirection, listener::Active, snapshot::Snapshot, telemetry::stats,
+};
 
 /// What the process is doing, as workers see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,9 +18,14 @@ pub enum Phase {
     /// Serving.
     #[default]
     Running,
-    /// Listening no more, connections drain (`/drain_listeners`).
-    ListenersDrained,
-    /// As before, and the worker ends with its last connection.
+    /// Connections drain, and listeners close (`/drain_listeners`); the process goes on.
+    DrainListeners {
+        /// Only listeners of inbound traffic.
+        inbound_only: bool,
+        /// Only connections drain.
+        keeps_listening: bool,
+    },
+    /// Nothing listens, connections drain, and the worker ends with its last connection.
     Draining,
     /// The worker ends at once.
     Stopped,
@@ -67,9 +74,7 @@ async fn run(index: usize, settings: Settings) {
                 if changed.is_err() {
                     return;
                 }
-                if *phase.borrow() != Phase::Running {
-                    stop_listening(&worker, &mut acceptors);
-                }
+                enter(&worker, &mut acceptors, *phase.borrow());
             }
             changed = snapshots.changed() => {
                 if changed.is_err() {
@@ -128,11 +133,24 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
     });
 }
 
-fn stop_listening(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>) {
-    for acceptor in std::mem::take(acceptors) {
-        acceptor.stop(worker);
+/// Does what a new phase asks for.
+fn enter(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
+    let (inbound_only, keeps_listening) = match phase {
+        Phase::Running => return,
+        Phase::DrainListeners { inbound_only, keeps_listening } => (inbound_only, keeps_listening),
+        Phase::Draining | Phase::Stopped => (false, false),
+    };
+    let is_meant = |listener: &Arc<Active>| {
+        !inbound_only || listener.config.direction == TrafficDirection::Inbound
+    };
+    if !keeps_listening {
+        for acceptor in std::mem::take(acceptors) {
+            if is_meant(&acceptor.listener()) {
+                acceptor.stop(worker);
+            } else {
+                acceptors.push(acceptor);
+            }
+        }
     }
-    // Tasks of connections that were accepted just now begin later: they see the phase by themselves.
-    worker.set_draining();
-    worker.connections.drain(|_| true);
+    worker.connections.drain(is_meant);
 }
