@@ -130,6 +130,32 @@ pub struct HeaderChanges {
     pub remove: Vec<Arc<str>>,
 }
 
+impl HeaderChanges {
+    /// Both, `later` after `self`, as one change: what `later` removes or replaces is not added.
+    #[must_use]
+    pub fn then(&self, later: &Self) -> Self {
+        let mut whole = Self::default();
+        for Self { set, add, remove } in [self, later] {
+            for name in remove {
+                whole.forget(name);
+                whole.remove.push(name.clone());
+            }
+            for (name, value) in set {
+                whole.forget(name);
+                whole.set.push((name.clone(), value.clone()));
+            }
+            whole.add.extend(add.iter().cloned());
+        }
+        whole
+    }
+
+    fn forget(&mut self, name: &Arc<str>) {
+        self.set.retain(|(other, _)| other != name);
+        self.add.retain(|(other, _)| other != name);
+        self.remove.retain(|other| other != name);
+    }
+}
+
 /// `RequestRedirect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
@@ -187,4 +213,35 @@ pub struct BackendTarget {
     pub id: NamespacedName,
     /// Always set for Services.
     pub port: Option<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(set: &[(&str, &str)], add: &[(&str, &str)], remove: &[&str]) -> HeaderChanges {
+        let pairs = |list: &[(&str, &str)]| {
+            list.iter().map(|(name, value)| (Arc::from(*name), Arc::from(*value))).collect()
+        };
+        let remove = remove.iter().map(|name| Arc::from(*name)).collect();
+        HeaderChanges { set: pairs(set), add: pairs(add), remove }
+    }
+
+    #[test]
+    fn the_later_change_of_a_header_decides() {
+        let rule = changes(&[("a", "1"), ("b", "1")], &[("c", "1"), ("d", "1")], &["e"]);
+        let backend = changes(&[("a", "2"), ("c", "2")], &[("b", "2"), ("e", "2")], &["d"]);
+        let whole = rule.then(&backend);
+        // `d` was added and is removed again; `e` is removed before it is added.
+        assert_eq!(
+            whole,
+            changes(
+                &[("b", "1"), ("a", "2"), ("c", "2")],
+                &[("b", "2"), ("e", "2")],
+                &["e", "d"],
+            )
+        );
+        assert_eq!(rule.then(&HeaderChanges::default()), rule);
+        assert_eq!(HeaderChanges::default().then(&rule), rule);
+    }
 }

@@ -40,8 +40,6 @@ pub(super) fn outbound(model: &Model, scope: &Scope) -> api::RouteConfiguration 
         virtual_hosts,
         // Clusters come and go on their own stream of updates.
         validate_clusters: Some(wire::boolean(false)),
-        // A backend's header changes come after its rule's, so that the more specific one decides.
-        most_specific_header_mutations_wins: true,
         ..Default::default()
     }
 }
@@ -124,12 +122,22 @@ fn rule_action(
     rule: &Rule,
     parent: &ServiceAddress,
 ) -> api::Route {
-    let request = header_changes(&rule.filters.request_headers);
-    let response = header_changes(&rule.filters.response_headers);
+    let none = HeaderChanges::default();
+    // Envoy applies a backend's changes before its rule's, the API after them: where backends have
+    // any, the rule's are made part of each backend's.
     let backends = resolved.backends.get(index).map_or(&[][..], Vec::as_slice);
+    let action = action(rule, backends, parent);
+    let in_backends = has_backend_changes(rule) && matches!(action, api::route::Action::Route(_));
+    let filters = &rule.filters;
+    let (request, response) = if in_backends {
+        (&none, &none)
+    } else {
+        (&filters.request_headers, &filters.response_headers)
+    };
+    let (request, response) = (header_changes(request), header_changes(response));
     api::Route {
         name: rule_name(resolved, index, rule),
-        action: Some(action(rule, backends, parent)),
+        action: Some(action),
         decorator: Some(operation(parent)),
         request_headers_to_add: request.0,
         request_headers_to_remove: request.1,
@@ -169,12 +177,8 @@ fn action(
         route.cluster_not_found_response_code =
             api::route_action::ClusterNotFoundResponseCode::InternalServerError.into();
     }
-    let plain = |backend: &crate::model::Backend| {
-        backend.request_headers == HeaderChanges::default()
-            && backend.response_headers == HeaderChanges::default()
-    };
     route.cluster_specifier = Some(match weighted.as_slice() {
-        [(backend, resolved)] if plain(backend) => {
+        [(backend, resolved)] if !has_backend_changes(rule) => {
             api::route_action::ClusterSpecifier::Cluster(cluster_name(backend, resolved))
         }
         _ => {
@@ -182,7 +186,7 @@ fn action(
                 .backends
                 .iter()
                 .zip(backends)
-                .map(|(backend, resolved)| cluster_weight(backend, resolved))
+                .map(|(backend, resolved)| cluster_weight(rule, backend, resolved))
                 .collect();
             api::route_action::ClusterSpecifier::WeightedClusters(api::WeightedCluster {
                 clusters,
@@ -239,12 +243,28 @@ fn cluster_name(
     }
 }
 
+fn has_backend_changes(rule: &Rule) -> bool {
+    let none = HeaderChanges::default();
+    rule.backends
+        .iter()
+        .any(|backend| backend.request_headers != none || backend.response_headers != none)
+}
+
 fn cluster_weight(
+    rule: &Rule,
     backend: &crate::model::Backend,
     resolved: &Result<ServiceAddress, InvalidBackend>,
 ) -> api::weighted_cluster::ClusterWeight {
-    let request = header_changes(&backend.request_headers);
-    let response = header_changes(&backend.response_headers);
+    let filters = &rule.filters;
+    let (request, response) = if has_backend_changes(rule) {
+        (
+            filters.request_headers.then(&backend.request_headers),
+            filters.response_headers.then(&backend.response_headers),
+        )
+    } else {
+        (HeaderChanges::default(), HeaderChanges::default())
+    };
+    let (request, response) = (header_changes(&request), header_changes(&response));
     api::weighted_cluster::ClusterWeight {
         name: cluster_name(backend, resolved),
         weight: Some(wire::number(backend.weight)),
