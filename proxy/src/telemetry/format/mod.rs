@@ -191,19 +191,6 @@ pub struct NeededHeaders {
 }
 
 impl NeededHeaders {
-    /// Adds what `other` needs.
-    pub fn merge(&mut self, other: &Self) {
-        for (own, others) in [
-            (&mut self.request, &other.request),
-            (&mut self.response, &other.response),
-            (&mut self.trailers, &other.trailers),
-        ] {
-            for name in others {
-                add_name(own, name);
-            }
-        }
-    }
-
     /// Adds what `format` reads.
     pub fn add(&mut self, format: &Format) {
         for operator in format.operators() {
