@@ -12,7 +12,7 @@ use crate::{
     bootstrap::{Overrides, load},
     config,
     listener::{Active, Build},
-    telemetry::{access_log::AccessLogs, stats::Registry},
+    telemetry::{access_log::AccessLogs, otlp::Exporters, stats::Registry},
     upstream::Cluster,
 };
 
@@ -42,6 +42,7 @@ impl Fixture {
             registry: registry.clone(),
             workers: 1,
             access_logs: AccessLogs::new(&registry),
+            exporters: Exporters::new(&registry).0,
             own_address: std::net::Ipv4Addr::LOCALHOST.into(),
             service_cluster: Arc::from(""),
             service_node: Arc::from(""),
