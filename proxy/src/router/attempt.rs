@@ -64,22 +64,13 @@ impl Attempt {
         } else {
             Version::HTTP_11
         });
-        let (cluster, host) = (Arc::clone(&self.cluster), Arc::clone(&self.host));
         let outcome = if is_http2 {
             self.http2(cx).await
         } else {
             self.http1(cx).await
         };
-        match &outcome {
-            Ok(_) => {}
-            Err(Ended::Expired(expired)) => note_expired(*expired, &cluster, &host),
-            Err(Ended::Failed(failure)) => {
-                if *failure == Failure::Overflow(Limit::Pending) {
-                    cx.info.upstream.host = None;
-                }
-                cx.info.upstream.transport_failure = transport_failure(failure).map(Into::into);
-                note_failed(failure, &cluster, &host, is_http2);
-            }
+        if let Err(ended) = &outcome {
+            note_ended(cx, ended, is_http2);
         }
         outcome
     }
@@ -99,7 +90,11 @@ impl Attempt {
             Request::from_parts(self.parts, Upload::new(self.body, self.upload.clone()));
         let (lease, response) = loop {
             let mut lease = within(&mut self.deadlines, pool.acquire()).await??;
-            note_connection(cx, lease.connection().map(|c| (c.id, c.local())));
+            note_connection(
+                cx,
+                lease.connection().map(|c| (c.id, c.local())),
+                self.upload.is_none(),
+            );
             let sent = pin!(lease.send(request));
             match within(&mut self.deadlines, sent).await? {
                 Ok(response) => break (lease, response),
@@ -132,7 +127,11 @@ impl Attempt {
         let request =
             http2_request(self.parts, &cx.scheme).ok_or(Ended::Failed(Failure::Protocol))?;
         let lease = within(&mut self.deadlines, pool.acquire()).await??;
-        note_connection(cx, lease.connection().map(|c| (c.id, c.local())));
+        note_connection(
+            cx,
+            lease.connection().map(|c| (c.id, c.local())),
+            self.upload.is_none(),
+        );
         let is_end = self.upload.is_none();
         let (response, stream) = lease.send(request, is_end)?;
         let mut upload_task = None;
@@ -184,6 +183,24 @@ fn says_no_body(parts: &Parts) -> bool {
     !is_bodyless && !parts.headers.contains_key(header::CONTENT_LENGTH)
 }
 
+/// Counts an attempt without a response, and notes why.
+fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
+    let upstream = &mut cx.info.upstream;
+    let (Some(cluster), Some(host)) = (&upstream.cluster, &upstream.host) else {
+        return;
+    };
+    match ended {
+        Ended::Expired(expired) => note_expired(*expired, cluster, host),
+        Ended::Failed(failure) => {
+            note_failed(failure, cluster, host, is_http2);
+            upstream.transport_failure = transport_failure(failure).map(Into::into);
+            if *failure == Failure::Overflow(Limit::Pending) {
+                upstream.host = None;
+            }
+        }
+    }
+}
+
 /// Runs `future` until it is ready or a deadline passes.
 async fn within<F: Future>(deadlines: &mut Deadlines, future: F) -> Result<F::Output, Ended> {
     let mut future = pin!(future);
@@ -196,13 +213,21 @@ async fn within<F: Future>(deadlines: &mut Deadlines, future: F) -> Result<F::Ou
     .await
 }
 
-fn note_connection(cx: &mut StreamCx, connection: Option<(u64, Option<std::net::SocketAddr>)>) {
+fn note_connection(
+    cx: &mut StreamCx,
+    connection: Option<(u64, Option<std::net::SocketAddr>)>,
+    is_end: bool,
+) {
     let upstream = &mut cx.info.upstream;
     if let Some((id, local)) = connection {
         upstream.connection_id = Some(id);
         upstream.local = local;
     }
-    upstream.first_tx = Some(Instant::now());
+    let now = Instant::now();
+    upstream.first_tx = Some(now);
+    if is_end {
+        upstream.last_tx.set(Some(now));
+    }
 }
 
 fn note_sent(state: &UploadState, sent: &Result<u64, h2_body::SendError>) {
@@ -236,6 +261,7 @@ async fn received(
         .count(parts.status, exchange.is_internal);
 
     if body.is_end_stream() {
+        cx.info.upstream.last_rx = Some(now);
         exchange.complete();
         return Ok((parts, Body::Empty));
     }
@@ -249,6 +275,7 @@ async fn received(
         Poll::Ready(Some(first)) => Some(first),
     };
     if first.is_some() && body.is_end_stream() {
+        cx.info.upstream.last_rx = Some(now);
         exchange.complete();
         if let Some(whole) = whole(&first, &parts.headers) {
             return Ok((parts, Body::Full(whole)));

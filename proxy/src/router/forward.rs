@@ -133,7 +133,7 @@ async fn send(
         upload.clone(),
     );
     let attempt = Attempt {
-        cluster: Arc::clone(&cluster),
+        cluster,
         host,
         priority: action.priority,
         parts,
@@ -146,7 +146,7 @@ async fn send(
         Ok(response) => response,
         Err(ended) => {
             let is_complete = upload.is_none_or(|upload| upload.is_done());
-            return Err(failed(cx, matched, action, &cluster, &ended, is_complete));
+            return Err(failed(cx, matched, action, &ended, is_complete));
         }
     };
 
@@ -326,10 +326,12 @@ fn failed(
     cx: &StreamCx,
     matched: &Match,
     action: &Forward,
-    cluster: &Cluster,
     ended: &Ended,
     is_request_complete: bool,
 ) -> LocalReply {
+    let Some(cluster) = &cx.info.upstream.cluster else {
+        return failure::reply(ended, is_request_complete);
+    };
     let name = &cluster.config.name;
     let origin = &matched.route.origin;
     let host = cx.info.upstream.host.as_ref();

@@ -12,7 +12,7 @@ use crate::config::route::{PathMatch, Route};
 /// Below this many routes looking at each is faster.
 const WORTH_IT: usize = 8;
 /// Lists that one path can be in: beyond it (nested prefixes) every route is looked at.
-const MAX_LISTS: usize = 32;
+const MAX_LISTS: usize = 10;
 
 /// The index over the routes of one virtual host.
 #[derive(Debug)]

@@ -276,7 +276,7 @@ fn deeply_nested_prefixes_are_found_too() {
         .rev()
         .map(|depth| route(&depth.to_string(), prefix(&nested(depth)), false));
     let table = table(config(vec![host("h", &["*"], routes.collect())]));
-    for depth in [1, 31, 32, 33, 60, 99] {
+    for depth in [1, 8, 9, 10, 11, 12, 60, 99] {
         let found = find(&table, "h", &format!("{}?q", nested(depth))).unwrap();
         assert_eq!(*found.route.name, *depth.to_string());
     }

@@ -13,6 +13,7 @@ use h2::{
     client::{self, ResponseFuture, SendRequest},
 };
 use http::{Request, Version};
+use tokio::sync::Notify;
 
 use super::{
     ActiveRequest, Base, Failure, HostPool, Limit,
@@ -39,6 +40,8 @@ struct Multiplexed {
     sender: RefCell<SendRequest<Bytes>>,
     connection: Connection,
     idle_since: Cell<Instant>,
+    /// Asks for a PING now: the connection was idle for long.
+    ping: Rc<Notify>,
 }
 
 /// Room for one stream, taken.
@@ -101,7 +104,7 @@ impl Pool {
         connections
             .iter()
             .find(|on| on.has_room(&self.options))
-            .map(|on| on.take())
+            .map(|on| on.take(&self.options))
     }
 
     async fn wait(self: &Rc<Self>) -> Result<Slot, Failure> {
@@ -160,6 +163,7 @@ impl Pool {
                     sender: RefCell::new(sender),
                     connection,
                     idle_since: Cell::new(Instant::now()),
+                    ping: Rc::default(),
                 });
                 if self.base.is_draining.get() || self.base.host.is_removed() {
                     on.connection.is_draining.set(true);
@@ -202,7 +206,7 @@ impl Pool {
     /// Hands the room of a connection to those in line.
     fn serve_line(self: &Rc<Self>, on: &Rc<Multiplexed>) {
         while self.line.len() > 0 && on.has_room(&self.options) {
-            if let Err(slot) = self.line.serve(on.take()) {
+            if let Err(slot) = self.line.serve(on.take(&self.options)) {
                 slot.on.connection.end_request();
                 return;
             }
@@ -280,7 +284,11 @@ type Driver = client::Connection<Metered, Bytes>;
 
 /// Runs a connection to its end.
 async fn drive(pool: Rc<Pool>, mut driver: Driver, on: Weak<Multiplexed>) {
-    let keepalive = keepalive(pool.options.keepalive.clone(), driver.ping_pong());
+    let ping = on
+        .upgrade()
+        .map(|on| Rc::clone(&on.ping))
+        .unwrap_or_default();
+    let keepalive = keepalive(pool.options.keepalive.clone(), driver.ping_pong(), ping);
     let limit = pool.base.cluster().config.max_connection_duration;
     let mut expiry = std::pin::pin!(async {
         match limit {
@@ -320,17 +328,23 @@ async fn drive(pool: Rc<Pool>, mut driver: Driver, on: Weak<Multiplexed>) {
     pool.make_connections();
 }
 
-/// Ends when a PING was not answered in time.
-async fn keepalive(settings: Option<Http2Keepalive>, pings: Option<PingPong>) {
+/// Ends when a PING was not answered in time. PINGs go out after each interval, and when asked for.
+async fn keepalive(settings: Option<Http2Keepalive>, pings: Option<PingPong>, asked: Rc<Notify>) {
     let (Some(settings), Some(mut pings)) = (settings, pings) else {
         return std::future::pending().await;
     };
-    let Some(interval) = settings.interval else {
-        return std::future::pending().await;
-    };
     loop {
-        let jitter = rand::random::<f64>() * settings.interval_jitter_percent / 100.0;
-        tokio::time::sleep(interval.mul_f64(1.0 + jitter)).await;
+        let interval = async {
+            let Some(interval) = settings.interval else {
+                return std::future::pending().await;
+            };
+            let jitter = rand::random::<f64>() * settings.interval_jitter_percent / 100.0;
+            tokio::time::sleep(interval.mul_f64(1.0 + jitter)).await;
+        };
+        tokio::select! {
+            () = interval => {}
+            () = asked.notified() => {}
+        }
         let ping = pings.ping(h2::Ping::opaque());
         match tokio::time::timeout(settings.timeout, ping).await {
             Ok(Ok(_pong)) => {}
@@ -364,7 +378,14 @@ impl Multiplexed {
         }
     }
 
-    fn take(self: &Rc<Self>) -> Slot {
+    fn take(self: &Rc<Self>, options: &Http2Options) -> Slot {
+        let settings = options.keepalive.as_ref();
+        if let Some(limit) = settings.and_then(|settings| settings.connection_idle_interval)
+            && self.connection.active.get() == 0
+            && self.idle_since.get().elapsed() >= limit
+        {
+            self.ping.notify_one();
+        }
         self.connection.begin_request();
         Slot {
             on: Rc::clone(self),
