@@ -50,7 +50,7 @@ impl ServerStats {
             .set(u64::try_from(context.options.concurrency).unwrap_or(u64::MAX));
         let memory = Memory::read();
         self.memory_allocated.set(memory.allocated);
-        self.memory_heap_size.set(memory.heap);
+        self.memory_heap_size.set(memory.allocated);
         self.memory_physical_size.set(memory.physical);
     }
 }
@@ -58,10 +58,8 @@ impl ServerStats {
 /// What the kernel says of our memory, in bytes.
 #[derive(Default)]
 struct Memory {
-    /// Resident, and not from files.
+    /// Resident, and not from files; the allocator does not say what of it is free.
     allocated: u64,
-    /// Mapped for data.
-    heap: u64,
     /// Resident.
     physical: u64,
 }
@@ -81,7 +79,6 @@ impl Memory {
                 .unwrap_or(0_u64);
             match name {
                 "RssAnon" => memory.allocated = kilobytes * 1024,
-                "VmData" => memory.heap = kilobytes * 1024,
                 "VmRSS" => memory.physical = kilobytes * 1024,
                 _ => {}
             }
@@ -94,7 +91,7 @@ pub(super) fn memory() -> Reply {
     let memory = Memory::read();
     Reply::json(&json!({
         "allocated": memory.allocated.to_string(),
-        "heap_size": memory.heap.to_string(),
+        "heap_size": memory.allocated.to_string(),
         "pageheap_unmapped": "0",
         "pageheap_free": "0",
         "total_thread_cache": "0",

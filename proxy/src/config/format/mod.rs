@@ -16,6 +16,7 @@ pub use time::{TimeFormat, TimePiece};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Format {
     pieces: Arc<[Piece]>,
+    omits_empty: bool,
 }
 
 /// A part of a [`Format`].
@@ -35,6 +36,7 @@ impl Format {
     pub fn parse(text: &str) -> Result<Self, FormatError> {
         parse::pieces(text).map(|pieces| Self {
             pieces: pieces.into(),
+            omits_empty: false,
         })
     }
 
@@ -42,6 +44,22 @@ impl Format {
     #[must_use]
     pub fn default_access_log() -> Self {
         Self::parse(parse::DEFAULT_ACCESS_LOG).expect("the default format is valid")
+    }
+
+    /// The same format with `omit_empty_values` as given: operators without a value print nothing in
+    /// place of `-`.
+    #[must_use]
+    pub fn omitting_empty(self, omits_empty: bool) -> Self {
+        Self {
+            omits_empty,
+            ..self
+        }
+    }
+
+    /// Whether access logs print nothing for operators without a value.
+    #[must_use]
+    pub fn omits_empty(&self) -> bool {
+        self.omits_empty
     }
 
     /// The parts in order.

@@ -114,7 +114,13 @@ impl Loggers {
     pub fn log(&self, cx: &Context<'_>) {
         for logger in &self.loggers {
             buffer::append(&logger.sink, |out, scratch| match &logger.line {
-                Line::Text(format) => format::write(format, cx, Missing::Dash, out),
+                Line::Text(format) => {
+                    let missing = match format.omits_empty() {
+                        true => Missing::Empty,
+                        false => Missing::Dash,
+                    };
+                    format::write(format, cx, missing, out);
+                }
                 Line::Json { format, omit_empty } => {
                     json::write(format, *omit_empty, cx, scratch, out);
                     out.push(b'\n');

@@ -69,6 +69,25 @@ fn lines_reach_their_file_and_reopening_starts_a_new_one() {
 }
 
 #[test]
+fn empty_values_are_left_out_where_the_configuration_says_so() {
+    let folder = folder("omit");
+    let path = folder.join("a.log");
+    let logs = AccessLogs::new(&Registry::new(1));
+    let format = Format::parse("[%REQ(nope)%] [%RESPONSE_FLAGS%]\n").unwrap();
+    let log_of = |format| AccessLog {
+        format: LogFormat::Text(format),
+        ..text("", &path)
+    };
+    let omitting = log_of(format.clone().omitting_empty(true));
+    let loggers = logs.compile(&[log_of(format), omitting]).unwrap();
+    log(&loggers);
+    logs.flush(LONG);
+    let lines = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(lines, "[-] [-]\n[] [-]\n");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn lines_of_a_thread_that_ends_are_written() {
     let folder = folder("thread");
     let path = folder.join("a.log");

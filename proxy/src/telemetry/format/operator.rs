@@ -74,7 +74,10 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
         Op::BytesReceived => number(out, Some(info.bytes_received.get())),
         Op::BytesSent => number(out, Some(info.bytes_sent.get())),
         Op::Protocol => bytes(out, protocol(info.protocol)),
-        Op::UpstreamProtocol => bytes(out, upstream.protocol.and_then(protocol)),
+        Op::UpstreamProtocol => {
+            let connected = upstream.protocol.filter(|_| is_connected(cx));
+            bytes(out, connected.and_then(protocol))
+        }
         Op::ResponseCode => number(
             out,
             Some(
@@ -122,7 +125,8 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
         Op::UpstreamClusterRaw => bytes(out, info.cluster_name().map(|name| name.as_bytes())),
         Op::UpstreamLocalAddress(part) => address(out, upstream.local, *part),
         Op::UpstreamRemoteAddress(part) => {
-            address(out, upstream.host.as_ref().map(|host| host.address), *part)
+            let host = upstream.host.as_ref().filter(|_| is_connected(cx));
+            address(out, host.map(|host| host.address), *part)
         }
         Op::UpstreamRequestAttemptCount => number(out, Some(u64::from(upstream.attempts))),
         Op::UpstreamTransportFailureReason => {
@@ -233,6 +237,11 @@ fn address(out: &mut Vec<u8>, address: Option<SocketAddr>, part: AddressPart) ->
         AddressPart::WithoutPort => display(out, address.map(|address| address.ip())),
         AddressPart::Port => number(out, address.map(|address| u64::from(address.port()))),
     }
+}
+
+/// Whether there was a connection to the upstream: what is said of it is not said of an attempt.
+fn is_connected(cx: &Context<'_>) -> bool {
+    cx.info.upstream.local.is_some()
 }
 
 fn protocol(version: Version) -> Option<&'static [u8]> {

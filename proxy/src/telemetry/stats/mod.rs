@@ -248,10 +248,17 @@ pub struct Scope {
 
 /// Where the entity's name ends in `prefix`, if it ended at `outer` in the scope around.
 fn entity_end(outer: u32, prefix: &str) -> u32 {
-    match prefix.contains('.') && outer == 0 {
-        true => u32::try_from(prefix.len()).unwrap_or(0),
-        false => outer,
+    if outer != 0 || !prefix.contains('.') {
+        return outer;
     }
+    // A listener's scope may be made in one step with what is below it.
+    let below = match prefix.starts_with("listener.") {
+        true => [".http.", ".worker_"]
+            .iter()
+            .find_map(|part| prefix.find(part)),
+        false => None,
+    };
+    u32::try_from(below.unwrap_or(prefix.len())).unwrap_or(0)
 }
 
 impl Scope {

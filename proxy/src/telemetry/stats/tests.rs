@@ -179,6 +179,9 @@ fn prometheus_text_is_envoys() {
         manager.scope("tracing").counter("random_sampling"),
         manager.scope("rds.my.routes").counter("update_success"),
         listener.scope("http.in").counter("downstream_rq_completed"),
+        registry
+            .scope("listener.127.0.0.1_81.http.up")
+            .counter("downstream_rq_completed"),
         listener.scope("worker_0").counter("downstream_cx_total"),
         registry
             .scope("listener.admin")
@@ -209,6 +212,7 @@ fn prometheus_text_is_envoys() {
         "envoy_listener_admin_downstream_cx_total{} 1",
         "# TYPE envoy_listener_http_downstream_rq_completed counter",
         r#"envoy_listener_http_downstream_rq_completed{envoy_http_conn_manager_prefix="in",envoy_listener_address="127.0.0.1_80"} 1"#,
+        r#"envoy_listener_http_downstream_rq_completed{envoy_http_conn_manager_prefix="up",envoy_listener_address="127.0.0.1_81"} 1"#,
         "# TYPE envoy_listener_worker_downstream_cx_total counter",
         r#"envoy_listener_worker_downstream_cx_total{envoy_worker_id="0",envoy_listener_address="127.0.0.1_80"} 1"#,
         "# TYPE envoy_cluster_circuit_breakers_default_cx_open gauge",
