@@ -125,6 +125,7 @@ pub fn check_documentation() -> Result<()> {
         let text = std::fs::read_to_string(&path)?;
         let case = Case::parse(&text, &case::Places::default());
         let case = case.with_context(|| path.display().to_string())?;
+        used.extend(case.unsupported.map(|_| NOT_YET.to_owned()));
         used.extend(
             case.expect_difference
                 .into_iter()
