@@ -103,7 +103,12 @@ impl Attempt {
                 Err(http1::SendError::Unsent(_)) => {
                     return Err(Ended::Failed(Failure::ConnectionTermination));
                 }
-                Err(http1::SendError::Failed(failure)) => return Err(Ended::Failed(failure)),
+                Err(http1::SendError::Failed(failure)) => {
+                    if failure == Failure::Protocol {
+                        lease.broke_protocol();
+                    }
+                    return Err(Ended::Failed(failure));
+                }
             }
         };
         let (parts, incoming) = response.into_parts();

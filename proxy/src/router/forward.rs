@@ -51,7 +51,8 @@ pub async fn forward(
     match &matched.route.action {
         Action::Forward(action) => send(cx, matched, action, parts, body).await,
         Action::Redirect(redirect) => {
-            stats.rq_redirect.inc();
+            // Redirects count as direct responses too, as in Envoy.
+            stats.rq_direct_response.inc();
             if let Some(path) = &redirect.path {
                 rewrite::redirect_path(path, &matched.route.matches, &mut parts);
                 cx.record(&parts);
@@ -361,7 +362,10 @@ fn failed(
         }
     };
     let reply = failure::reply(ended, is_request_complete).with_reason(reason);
-    cluster.stats.codes.count(reply.status, cx.is_internal);
+    // Envoy's upstream response codes leave out streams that lasted too long.
+    if !matches!(ended, Ended::Expired(timeout::Expired::Life)) {
+        cluster.stats.codes.count(reply.status, cx.is_internal);
+    }
     reply
 }
 

@@ -319,6 +319,14 @@ impl Lease {
         }
     }
 
+    /// Notes that the peer sent no proper HTTP/1: we close the connection.
+    pub(crate) fn broke_protocol(&self) {
+        self.pool.base.stats().upstream_cx_protocol_error.inc();
+        if let Some(connection) = self.connection() {
+            connection.closed_by_us.set(true);
+        }
+    }
+
     /// The connection, for the record.
     pub(crate) fn connection(&self) -> Option<&Connection> {
         self.ready.as_ref().map(|ready| &*ready.connection)
