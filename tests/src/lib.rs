@@ -1,13 +1,16 @@
 //! The kit of the whole-system tests: scriptable upstreams and clients, runners for real proxies,
 //! a fake xDS server, and the two suites built on them (`parity` beside Envoy, `bad` input).
 //!
-//! Nothing here links the product: every suite drives the binaries that users run.
+//! Every suite drives the binaries that users run. Of the product, only `mesh` links a part: what the
+//! control plane expects in a sidecar's bootstrap.
 
 #[cfg(feature = "xds")]
 pub mod ads;
 #[cfg(feature = "xds")]
 pub mod bad;
 pub mod client;
+#[cfg(feature = "mesh")]
+pub mod mesh;
 pub mod parity;
 pub mod process;
 pub mod proxy;

@@ -146,7 +146,9 @@ impl Proxy {
             .map(str::to_owned)
             .to_vec();
         // A node is required by whatever subscribes, be it only to a file.
-        args.extend(["--service-node", "test", "--service-cluster", "test"].map(str::to_owned));
+        if !more_args.contains(&"--service-node") {
+            args.extend(["--service-node", "test", "--service-cluster", "test"].map(str::to_owned));
+        }
         args.extend(["-c".to_owned(), config_path.display().to_string()]);
         args.push("--admin-address-path".to_owned());
         args.push(admin_path.display().to_string());
