@@ -53,7 +53,14 @@ pub struct Addresses {
 
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { xds, metrics, api, otlp_grpc, otlp_http, jaeger } = self;
+        let Self {
+            xds,
+            metrics,
+            api,
+            otlp_grpc,
+            otlp_http,
+            jaeger,
+        } = self;
         write!(
             f,
             "xds {xds}, metrics {metrics}, api {api}, otlp-grpc {otlp_grpc}, otlp-http {otlp_http}, \
@@ -129,22 +136,45 @@ impl ControlPlane {
         let sources = Arc::new(Sources::default());
         // Before the first proxy can ask: it shall never be told of an empty mesh.
         let collector = Collector::start(source, Arc::clone(&sources), Arc::clone(&serving));
-        let mesh = mesh::Mesh { serving: Arc::clone(&serving), sources };
+        let mesh = mesh::Mesh {
+            serving: Arc::clone(&serving),
+            sources,
+        };
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(until(stopped.clone(), collector.run()));
         tasks.spawn(serve_xds(ports.xds, serving, stopped.clone()));
-        let health = health::Health { mesh: mesh.clone(), traces: traces.clone() };
-        tasks.spawn(serve_http(ports.metrics, health::router(health), stopped.clone()));
-        tasks.spawn(serve_http(ports.api, mesh::router(mesh.clone()), stopped.clone()));
-        tasks.spawn(serve_http(ports.jaeger, jaeger::router(traces.clone()), stopped.clone()));
+        let health = health::Health {
+            mesh: mesh.clone(),
+            traces: traces.clone(),
+        };
+        tasks.spawn(serve_http(
+            ports.metrics,
+            health::router(health),
+            stopped.clone(),
+        ));
+        tasks.spawn(serve_http(
+            ports.api,
+            mesh::router(mesh.clone()),
+            stopped.clone(),
+        ));
+        tasks.spawn(serve_http(
+            ports.jaeger,
+            jaeger::router(traces.clone()),
+            stopped.clone(),
+        ));
         let listeners = otlp_receiver::Listeners {
             grpc: Some(ports.otlp_grpc),
             http: Some(ports.otlp_http),
         };
         tasks.spawn(otlp_receiver::serve(listeners, traces, on(stopped)));
-        Ok(Self { addresses, mesh, stop, tasks })
+        Ok(Self {
+            addresses,
+            mesh,
+            stop,
+            tasks,
+        })
     }
 
     /// Where it listens.
@@ -204,7 +234,11 @@ impl ControlPlane {
 pub fn main(args: &Args) -> ExitCode {
     match outrigger_base::log::init(&args.log_level)
         .with_context(|| format!("--log-level {}", args.log_level))
-        .and_then(|()| Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?))
+        .and_then(|()| {
+            Ok(tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?)
+        })
         .and_then(|runtime| runtime.block_on(run(args)))
     {
         Ok(()) => ExitCode::SUCCESS,
@@ -244,7 +278,9 @@ fn write_addresses(file: &Path, addresses: &Addresses) -> anyhow::Result<()> {
 async fn bind(ip: IpAddr, port: u16, flag: &str) -> anyhow::Result<TcpListener> {
     let address = SocketAddr::new(ip, port);
     TcpListener::bind(address).await.with_context(|| {
-        format!("{flag} {port}: cannot listen on {address}; choose another port, or 0 for any free one")
+        format!(
+            "{flag} {port}: cannot listen on {address}; choose another port, or 0 for any free one"
+        )
     })
 }
 

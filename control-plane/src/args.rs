@@ -12,7 +12,12 @@ pub struct Args {
     pub config_dir: PathBuf,
 
     /// Directory for traces and the last good configuration; made if missing
-    #[arg(long, value_name = "DIR", env = "OUTRIGGER_DATA_DIR", default_value = "outrigger-data")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "OUTRIGGER_DATA_DIR",
+        default_value = "outrigger-data"
+    )]
     pub data_dir: PathBuf,
 
     /// Address that all ports listen on
@@ -56,6 +61,11 @@ pub struct Args {
     pub addresses_file: Option<PathBuf>,
 
     /// Log level or filter
-    #[arg(long, value_name = "FILTER", env = "OUTRIGGER_LOG", default_value = "info")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "OUTRIGGER_LOG",
+        default_value = "info"
+    )]
     pub log_level: String,
 }

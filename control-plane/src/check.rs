@@ -24,7 +24,9 @@ pub struct Report {
 impl Report {
     /// Whether everything in it would be in force.
     pub fn is_valid(&self) -> bool {
-        self.findings.iter().all(|finding| finding.severity < Severity::Error)
+        self.findings
+            .iter()
+            .all(|finding| finding.severity < Severity::Error)
     }
 }
 
@@ -68,5 +70,9 @@ pub fn check(path: &Path) -> io::Result<Report> {
         }
     }
     findings.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-    Ok(Report { files: count, objects: model.objects().len(), findings })
+    Ok(Report {
+        files: count,
+        objects: model.objects().len(),
+        findings,
+    })
 }

@@ -89,7 +89,10 @@ pub(crate) fn resolve(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> Resolved {
             Object::HttpRoute(route) => routes.push((route, object)),
             Object::ReferenceGrant(_) => {
                 let accepted = Condition::met(Condition::ACCEPTED, "Accepted", "");
-                let status = ObjectStatus { conditions: vec![accepted], parents: Vec::new() };
+                let status = ObjectStatus {
+                    conditions: vec![accepted],
+                    parents: Vec::new(),
+                };
                 resolver.statuses.insert(reference.clone(), status);
             }
             Object::Service(_) => {}
@@ -122,7 +125,10 @@ impl<'a> Resolver<'a> {
                 endpoints: Vec::new(),
             })
             .collect();
-        let entry = ServiceEntry { service: Arc::clone(object), ports };
+        let entry = ServiceEntry {
+            service: Arc::clone(object),
+            ports,
+        };
         self.services.insert(service.id.clone(), entry);
     }
 
@@ -131,22 +137,32 @@ impl<'a> Resolver<'a> {
             Ok(()) => Condition::met(Condition::ACCEPTED, "Accepted", ""),
             Err((reason, message)) => Condition::unmet(Condition::ACCEPTED, reason, message),
         };
-        ObjectStatus { conditions: vec![condition], parents: Vec::new() }
+        ObjectStatus {
+            conditions: vec![condition],
+            parents: Vec::new(),
+        }
     }
 
     fn attach_endpoints(&mut self, endpoints: &Endpoints) -> Result<(), (&'static str, String)> {
         let Some(entry) = self.services.get_mut(&endpoints.service) else {
-            return Err(("ServiceNotFound", format!("no Service/{}", endpoints.service)));
+            return Err((
+                "ServiceNotFound",
+                format!("no Service/{}", endpoints.service),
+            ));
         };
-        let Object::Service(service) = &*entry.service else { return Ok(()) };
+        let Object::Service(service) = &*entry.service else {
+            return Ok(());
+        };
         let mut missing = Vec::new();
         for (selector, addresses) in &endpoints.groups {
             let Some(port) = selector.select(service) else {
                 missing.push(selector.to_string());
                 continue;
             };
-            if let Some(slot) =
-                entry.ports.iter_mut().find(|entry| entry.port.number == port.number)
+            if let Some(slot) = entry
+                .ports
+                .iter_mut()
+                .find(|entry| entry.port.number == port.number)
             {
                 merge(&mut slot.endpoints, addresses);
             }
@@ -154,8 +170,11 @@ impl<'a> Resolver<'a> {
         if missing.is_empty() {
             return Ok(());
         }
-        let message =
-            format!("Service/{} has no such port: {}", endpoints.service, missing.join(", "));
+        let message = format!(
+            "Service/{} has no such port: {}",
+            endpoints.service,
+            missing.join(", ")
+        );
         Err(("PortNotFound", message))
     }
 
@@ -163,7 +182,12 @@ impl<'a> Resolver<'a> {
         let backends: Vec<Vec<_>> = route
             .rules
             .iter()
-            .map(|rule| rule.backends.iter().map(|b| self.backend(&b.target, route)).collect())
+            .map(|rule| {
+                rule.backends
+                    .iter()
+                    .map(|b| self.backend(&b.target, route))
+                    .collect()
+            })
             .collect();
         let resolved_refs = resolved_refs(&backends);
         let mut parents = Vec::with_capacity(route.parents.len());
@@ -175,8 +199,17 @@ impl<'a> Resolver<'a> {
             });
         }
         let reference = object.reference();
-        self.statuses.insert(reference, ObjectStatus { conditions: Vec::new(), parents });
-        let resolved = ResolvedRoute { object: Arc::clone(object), backends };
+        self.statuses.insert(
+            reference,
+            ObjectStatus {
+                conditions: Vec::new(),
+                parents,
+            },
+        );
+        let resolved = ResolvedRoute {
+            object: Arc::clone(object),
+            backends,
+        };
         self.routes.insert(route.id.clone(), resolved);
     }
 
@@ -195,19 +228,29 @@ impl<'a> Resolver<'a> {
             return refuse("UnsupportedValue", fields.join("; "));
         }
         let Some(entry) = self.services.get_mut(&parent.id) else {
-            return refuse("NoMatchingParent", format!("{path}: no Service/{}", parent.id));
+            return refuse(
+                "NoMatchingParent",
+                format!("{path}: no Service/{}", parent.id),
+            );
         };
         if entry.service().external_name {
             let message = format!("{path}: Service/{} is of type ExternalName", parent.id);
             return refuse("NoMatchingParent", message);
         }
         let mut attached = false;
-        for slot in entry.ports.iter_mut().filter(|slot| selects(parent, &slot.port)) {
+        for slot in entry
+            .ports
+            .iter_mut()
+            .filter(|slot| selects(parent, &slot.port))
+        {
             attached = true;
             let routes = if route.id.namespace == parent.id.namespace {
                 &mut slot.routes.producer
             } else {
-                slot.routes.consumers.entry(route.id.namespace.clone()).or_default()
+                slot.routes
+                    .consumers
+                    .entry(route.id.namespace.clone())
+                    .or_default()
             };
             if !routes.contains(&route.id) {
                 routes.push(route.id.clone());
@@ -231,9 +274,17 @@ impl<'a> Resolver<'a> {
         route: &HttpRoute,
     ) -> Result<ServiceAddress, InvalidBackend> {
         let invalid = |reason, message| Err(InvalidBackend { reason, message });
-        let BackendTarget { group, kind, id, port } = target;
+        let BackendTarget {
+            group,
+            kind,
+            id,
+            port,
+        } = target;
         if !group.is_empty() || **kind != *"Service" {
-            return invalid("InvalidKind", format!("{kind} is not supported, only Service"));
+            return invalid(
+                "InvalidKind",
+                format!("{kind} is not supported, only Service"),
+            );
         }
         if !self.may_refer(route, id) {
             let message = format!("no ReferenceGrant in {} permits Service/{id}", id.namespace);
@@ -243,26 +294,41 @@ impl<'a> Resolver<'a> {
             return invalid("BackendNotFound", format!("no Service/{id}"));
         };
         if entry.service().external_name {
-            return invalid("InvalidKind", format!("Service/{id} is of type ExternalName"));
+            return invalid(
+                "InvalidKind",
+                format!("Service/{id} is of type ExternalName"),
+            );
         }
         let port = port.and_then(|number| entry.service().port(number).map(|port| (number, port)));
         let Some((number, port)) = port else {
             let wanted = target.port.unwrap_or_default();
-            return invalid("BackendNotFound", format!("Service/{id} has no port {wanted}"));
+            return invalid(
+                "BackendNotFound",
+                format!("Service/{id} has no port {wanted}"),
+            );
         };
         if !port.protocol.is_http() {
             let message = format!("port {number} of Service/{id} is not HTTP");
             return invalid("UnsupportedProtocol", message);
         }
-        Ok(ServiceAddress { service: id.clone(), port: number })
+        Ok(ServiceAddress {
+            service: id.clone(),
+            port: number,
+        })
     }
 
     /// Another namespace must permit to be sent traffic, except where the route only shapes traffic
     /// that goes there anyway: to the namespace of a Service that it is attached to.
     fn may_refer(&self, route: &HttpRoute, service: &NamespacedName) -> bool {
         service.namespace == route.id.namespace
-            || route.parents.iter().any(|parent| parent.id.namespace == service.namespace)
-            || self.grants.iter().any(|grant| grant.permits(&route.id.namespace, service))
+            || route
+                .parents
+                .iter()
+                .any(|parent| parent.id.namespace == service.namespace)
+            || self
+                .grants
+                .iter()
+                .any(|grant| grant.permits(&route.id.namespace, service))
     }
 
     fn finish(mut self) -> Resolved {
@@ -270,13 +336,27 @@ impl<'a> Resolver<'a> {
             let counts: Vec<_> = entry
                 .ports
                 .iter()
-                .map(|slot| format!("port {}: {} endpoints", slot.port.number, slot.endpoints.len()))
+                .map(|slot| {
+                    format!(
+                        "port {}: {} endpoints",
+                        slot.port.number,
+                        slot.endpoints.len()
+                    )
+                })
                 .collect();
             let accepted = Condition::met(Condition::ACCEPTED, "Accepted", counts.join(", "));
-            let status = ObjectStatus { conditions: vec![accepted], parents: Vec::new() };
-            self.statuses.insert(ObjectRef::new(crate::model::Kind::Service, id), status);
+            let status = ObjectStatus {
+                conditions: vec![accepted],
+                parents: Vec::new(),
+            };
+            self.statuses
+                .insert(ObjectRef::new(crate::model::Kind::Service, id), status);
         }
-        Resolved { services: self.services, routes: self.routes, statuses: self.statuses }
+        Resolved {
+            services: self.services,
+            routes: self.routes,
+            statuses: self.statuses,
+        }
     }
 }
 
@@ -288,11 +368,20 @@ fn merge(into: &mut Vec<SocketAddr>, addresses: &[SocketAddr]) {
 fn selects(parent: &ParentRef, port: &ServicePort) -> bool {
     port.protocol.is_http()
         && parent.port.is_none_or(|number| number == port.number)
-        && parent.section.as_ref().is_none_or(|name| *name == port.name)
+        && parent
+            .section
+            .as_ref()
+            .is_none_or(|name| *name == port.name)
 }
 
 fn parent_name(parent: &ParentRef) -> String {
-    let ParentRef { group: _, kind, id, port, section } = parent;
+    let ParentRef {
+        group: _,
+        kind,
+        id,
+        port,
+        section,
+    } = parent;
     match (port, section) {
         (Some(port), _) => format!("{kind}/{id}:{port}"),
         (None, Some(section)) => format!("{kind}/{id}:{section}"),

@@ -72,8 +72,9 @@ pub struct Inbound {
 }
 
 /// What is spoken to the workload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum InboundProtocol {
     /// Whatever the caller speaks.
@@ -134,13 +135,21 @@ impl Node {
         if metadata.namespace.is_empty() {
             metadata.namespace = "default".to_owned();
         }
-        if let Some(tracing) = metadata.tracing.as_ref().filter(|tracing| tracing.sampling > 100) {
+        if let Some(tracing) = metadata
+            .tracing
+            .as_ref()
+            .filter(|tracing| tracing.sampling > 100)
+        {
             return Err(NodeError {
                 path: prefix("tracing.sampling"),
                 message: format!("{} is not in 0..100", tracing.sampling),
             });
         }
-        let node = Self { id: node.id.clone(), cluster: node.cluster.clone(), metadata };
+        let node = Self {
+            id: node.id.clone(),
+            cluster: node.cluster.clone(),
+            metadata,
+        };
         Egress::read(&node.metadata).map_err(|(index, message)| NodeError {
             path: prefix(&format!("egress[{index}]")),
             message,
@@ -169,14 +178,19 @@ pub struct Scope {
 impl Scope {
     /// Everything, from `namespace`.
     pub fn all(namespace: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), egress: Egress(None) }
+        Self {
+            namespace: namespace.into(),
+            egress: Egress(None),
+        }
     }
 
     /// Whether that service is in it.
     pub fn sees(&self, service: &NamespacedName) -> bool {
         self.egress.0.as_ref().is_none_or(|patterns| {
             patterns.iter().any(|(namespace, name)| {
-                namespace.as_ref().is_none_or(|namespace| *namespace == service.namespace)
+                namespace
+                    .as_ref()
+                    .is_none_or(|namespace| *namespace == service.namespace)
                     && name.as_ref().is_none_or(|name| *name == service.name)
             })
         })
@@ -191,7 +205,9 @@ struct Egress(Option<Vec<Pattern>>);
 
 impl Egress {
     fn read(metadata: &NodeMetadata) -> Result<Self, (usize, String)> {
-        let Some(list) = &metadata.egress else { return Ok(Self(None)) };
+        let Some(list) = &metadata.egress else {
+            return Ok(Self(None));
+        };
         let part = |text: &str| (text != "*").then(|| Arc::from(text));
         let mut patterns = Vec::with_capacity(list.len());
         for (index, text) in list.iter().enumerate() {
@@ -215,7 +231,10 @@ fn to_json(value: &outrigger_proto::google::protobuf::Value) -> Value {
     match &value.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
         // Whole numbers must deserialise as such.
-        #[allow(clippy::cast_possible_truncation, reason = "the fraction is checked to be zero")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the fraction is checked to be zero"
+        )]
         Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 9e15 => {
             Value::from(*number as i64)
         }
@@ -228,7 +247,13 @@ fn to_json(value: &outrigger_proto::google::protobuf::Value) -> Value {
 }
 
 fn object(fields: &Struct) -> Value {
-    Value::Object(fields.fields.iter().map(|(key, value)| (key.clone(), to_json(value))).collect())
+    Value::Object(
+        fields
+            .fields
+            .iter()
+            .map(|(key, value)| (key.clone(), to_json(value)))
+            .collect(),
+    )
 }
 
 impl fmt::Display for Scope {

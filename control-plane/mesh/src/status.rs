@@ -28,12 +28,22 @@ impl Condition {
 
     /// A condition that holds.
     pub fn met(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, status: ConditionStatus::True, reason, message: message.into() }
+        Self {
+            kind,
+            status: ConditionStatus::True,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// A condition that does not hold.
     pub fn unmet(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, status: ConditionStatus::False, reason, message: message.into() }
+        Self {
+            kind,
+            status: ConditionStatus::False,
+            reason,
+            message: message.into(),
+        }
     }
 }
 
@@ -78,7 +88,10 @@ impl ObjectStatus {
             })
         };
         accepted(&self.conditions)
-            || self.parents.iter().any(|parent| accepted(&parent.conditions))
+            || self
+                .parents
+                .iter()
+                .any(|parent| accepted(&parent.conditions))
     }
 }
 

@@ -2,6 +2,7 @@
 //! `node.yaml` (a proxy) and `expected.yaml`: the conditions of every object and every resource that
 //! the proxy gets. `UPDATE_GOLDEN=1 cargo test -p outrigger-mesh` writes the last one; read the
 //! difference before you commit it.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -12,7 +13,10 @@ use serde_json::{Map, Value, json};
 #[test]
 fn golden_meshes_translate_as_expected() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut folders: Vec<_> = fs::read_dir(&root).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut folders: Vec<_> = fs::read_dir(&root)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     folders.sort();
     assert!(!folders.is_empty());
     let mut failures = Vec::new();

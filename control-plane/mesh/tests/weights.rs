@@ -1,4 +1,5 @@
 //! Whatever the weights, each backend keeps its share of the rule.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
 
 use std::sync::Arc;
 
@@ -36,8 +37,14 @@ fn shares(weights: &[(u32, bool)]) -> (Vec<(String, f64)>, f64) {
     let resources = Translator::new(Arc::new(model), None).scope(&Scope::all("default"));
     let routes = resources.routes.values().next().unwrap();
     let routes = RouteConfiguration::decode(&*routes.body).unwrap();
-    let host = routes.virtual_hosts.iter().find(|host| host.name.starts_with("web.")).unwrap();
-    let [route] = host.routes.as_slice() else { panic!("one rule, one route") };
+    let host = routes
+        .virtual_hosts
+        .iter()
+        .find(|host| host.name.starts_with("web."))
+        .unwrap();
+    let [route] = host.routes.as_slice() else {
+        panic!("one rule, one route")
+    };
     let exists = |name: &str| resources.clusters.contains_key(name);
     match route.action.as_ref().unwrap() {
         Action::DirectResponse(response) => {
@@ -54,14 +61,18 @@ fn shares(weights: &[(u32, bool)]) -> (Vec<(String, f64)>, f64) {
                     f64::from(cluster.weight.unwrap().value)
                 };
                 let total: f64 = weighted.clusters.iter().map(weight).sum();
-                let (good, bad): (Vec<_>, Vec<_>) =
-                    weighted.clusters.iter().partition(|cluster| exists(&cluster.name));
+                let (good, bad): (Vec<_>, Vec<_>) = weighted
+                    .clusters
+                    .iter()
+                    .partition(|cluster| exists(&cluster.name));
                 let failing = bad.iter().map(|cluster| weight(cluster)).sum::<f64>() / total;
                 if failing > 0.0 {
                     assert_eq!(action.cluster_not_found_response_code, 2, "500");
                 }
-                let good =
-                    good.iter().map(|c| (c.name.clone(), weight(c) / total)).collect::<Vec<_>>();
+                let good = good
+                    .iter()
+                    .map(|c| (c.name.clone(), weight(c) / total))
+                    .collect::<Vec<_>>();
                 (good, failing)
             }
             other => panic!("{other:?}"),

@@ -1,7 +1,5 @@
 //! Readiness and metrics of the control plane itself.
 
-use std::fmt::Write;
-
 use axum::{
     Router,
     extract::State,
@@ -37,7 +35,10 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     if health.mesh.serving.version() > 0 {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "no configuration read yet\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no configuration read yet\n",
+        )
     }
 }
 
@@ -46,36 +47,106 @@ async fn metrics(State(health): State<Health>) -> Response {
     let (connected, in_sync) = mesh.serving.counts();
     let totals = mesh.serving.totals();
     let sources = mesh.sources.snapshot();
-    let errors = sources.findings.iter().filter(|f| f.severity == Severity::Error).count();
+    let errors = sources
+        .findings
+        .iter()
+        .filter(|f| f.severity == Severity::Error)
+        .count();
     let spans = traces.stats();
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-    let latest = mesh.serving.changes().into_iter().find_map(|change| change.ack_ms);
+    let latest = mesh
+        .serving
+        .changes()
+        .into_iter()
+        .find_map(|change| change.ack_ms);
     let mut text = String::new();
     for (name, kind, help, value) in [
         ("proxies", "gauge", "Connected proxies.", count(connected)),
-        ("proxies_in_sync", "gauge", "Proxies that have the present version.", count(in_sync)),
-        ("model_version", "gauge", "Version of the mesh model.", mesh.serving.version()),
-        ("connections_total", "counter", "xDS streams opened.", totals.connections),
-        ("acks_total", "counter", "xDS responses taken by proxies.", totals.acks),
-        ("nacks_total", "counter", "xDS responses refused by proxies.", totals.nacks),
-        ("config_errors", "gauge", "Errors in the configuration files.", count(errors)),
-        ("config_stale_files", "gauge", "Files whose last good version is in force.",
-            count(sources.stale.len())),
-        ("spans_stored_total", "counter", "Spans written.", spans.stored),
-        ("spans_rejected_total", "counter", "Invalid spans.", spans.rejected),
-        ("spans_refused_total", "counter", "Spans turned away at full queue.", spans.refused),
-        ("spans_evicted_total", "counter", "Spans removed for age or size.", spans.evicted),
-        ("trace_store_bytes", "gauge", "Size of the span store.", spans.bytes),
+        (
+            "proxies_in_sync",
+            "gauge",
+            "Proxies that have the present version.",
+            count(in_sync),
+        ),
+        (
+            "model_version",
+            "gauge",
+            "Version of the mesh model.",
+            mesh.serving.version(),
+        ),
+        (
+            "connections_total",
+            "counter",
+            "xDS streams opened.",
+            totals.connections,
+        ),
+        (
+            "acks_total",
+            "counter",
+            "xDS responses taken by proxies.",
+            totals.acks,
+        ),
+        (
+            "nacks_total",
+            "counter",
+            "xDS responses refused by proxies.",
+            totals.nacks,
+        ),
+        (
+            "config_errors",
+            "gauge",
+            "Errors in the configuration files.",
+            count(errors),
+        ),
+        (
+            "config_stale_files",
+            "gauge",
+            "Files whose last good version is in force.",
+            count(sources.stale.len()),
+        ),
+        (
+            "spans_stored_total",
+            "counter",
+            "Spans written.",
+            spans.stored,
+        ),
+        (
+            "spans_rejected_total",
+            "counter",
+            "Invalid spans.",
+            spans.rejected,
+        ),
+        (
+            "spans_refused_total",
+            "counter",
+            "Spans turned away at full queue.",
+            spans.refused,
+        ),
+        (
+            "spans_evicted_total",
+            "counter",
+            "Spans removed for age or size.",
+            spans.evicted,
+        ),
+        (
+            "trace_store_bytes",
+            "gauge",
+            "Size of the span store.",
+            spans.bytes,
+        ),
     ] {
         let name = format!("outrigger_control_plane_{name}");
-        // Writing to a String cannot fail.
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+        text.push_str(&format!(
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+        ));
     }
     if let Some(latest) = latest {
         let name = "outrigger_control_plane_last_change_ack_seconds";
         let seconds = latest / 1000.0;
         let help = "From the last complete edit to the last proxy's ACK.";
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {seconds}\n");
+        text.push_str(&format!(
+            "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {seconds}\n"
+        ));
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

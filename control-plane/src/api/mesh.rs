@@ -78,8 +78,7 @@ async fn objects(State(mesh): State<Mesh>) -> Response {
     for object in &mut objects {
         object.file = files.get(&object.object).cloned();
     }
-    Json(serde_json::json!({"version": mesh.serving.version(), "objects": objects}))
-        .into_response()
+    Json(serde_json::json!({"version": mesh.serving.version(), "objects": objects})).into_response()
 }
 
 async fn changes(State(mesh): State<Mesh>) -> Response {
@@ -97,7 +96,11 @@ async fn config(State(mesh): State<Mesh>, Query(query): Query<ConfigQuery>) -> R
         Some(config) => Json(config).into_response(),
         None => {
             let message = format!("no proxy with id '{}' is connected", query.node);
-            (StatusCode::NOT_FOUND, Json(serde_json::json!({"error": message}))).into_response()
+            (
+                StatusCode::NOT_FOUND,
+                Json(serde_json::json!({"error": message})),
+            )
+                .into_response()
         }
     }
 }

@@ -34,7 +34,10 @@ struct Shared {
 
 impl Default for Generation {
     fn default() -> Self {
-        Self { translator: Translator::new(Arc::default(), None), shared: HashMap::new() }
+        Self {
+            translator: Translator::new(Arc::default(), None),
+            shared: HashMap::new(),
+        }
     }
 }
 
@@ -48,7 +51,9 @@ impl Generation {
             if shared.contains_key(key) {
                 continue;
             }
-            let mesh = scopes.entry(&key.0).or_insert_with(|| translator.scope(&key.0));
+            let mesh = scopes
+                .entry(&key.0)
+                .or_insert_with(|| translator.scope(&key.0));
             let own = translator.node(node).clusters;
             let made = Shared::new(mesh, own, previous.shared.get(key));
             shared.insert(key.clone(), made);
@@ -87,12 +92,11 @@ impl Generation {
 }
 
 impl Shared {
-    fn new(
-        mesh: &outrigger_mesh::Resources,
-        own: ResourceMap,
-        previous: Option<&Self>,
-    ) -> Self {
-        let clusters = mesh.clusters.iter().map(|(n, r)| (Arc::clone(n), r.clone()));
+    fn new(mesh: &outrigger_mesh::Resources, own: ResourceMap, previous: Option<&Self>) -> Self {
+        let clusters = mesh
+            .clusters
+            .iter()
+            .map(|(n, r)| (Arc::clone(n), r.clone()));
         let clusters: ResourceMap = clusters.chain(own).collect();
         let same = |now: &ResourceMap, before: fn(&Self) -> &Arc<Resources>| {
             let now = resources(now);

@@ -69,7 +69,8 @@ impl Change {
     /// This proxy refused.
     pub(super) fn rejected(&mut self, id: StreamId, node: &str, reason: &str) {
         if self.pending.remove(&id) {
-            self.rejections.insert(id, (node.to_owned(), reason.to_owned()));
+            self.rejections
+                .insert(id, (node.to_owned(), reason.to_owned()));
         }
     }
 

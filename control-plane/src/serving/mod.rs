@@ -56,7 +56,12 @@ impl Serving {
 
     /// Makes `update` what is served. Called by one writer.
     pub fn publish(&self, update: Update) {
-        let Update { model, objects, noticed, noticed_at } = update;
+        let Update {
+            model,
+            objects,
+            noticed,
+            noticed_at,
+        } = update;
         let (previous, scopes) = {
             let state = self.lock();
             let scopes: Vec<_> = state.nodes.values().map(Entry::cache_key).collect();
@@ -71,7 +76,9 @@ impl Serving {
         for object in &objects {
             state.objects.insert(object.clone(), version);
         }
-        state.objects.retain(|object, _| generation.model().objects().contains_key(object));
+        state
+            .objects
+            .retain(|object, _| generation.model().objects().contains_key(object));
         let mut change = Change::new(version, objects, noticed, noticed_at);
         for (id, entry) in &mut state.nodes {
             match entry.retarget(&generation) {
@@ -104,7 +111,9 @@ impl Serving {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // State is only ever replaced field by field, so a panic elsewhere leaves it usable.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -131,8 +140,16 @@ impl Application for Serving {
     fn observed(&self, id: StreamId, snapshot: Option<&Arc<Snapshot>>, types: Vec<TypeState>) {
         let (now, now_at) = (Instant::now(), SystemTime::now());
         let mut state = self.lock();
-        let State { generation, nodes, changes, totals, .. } = &mut *state;
-        let Some(entry) = nodes.get_mut(&id) else { return };
+        let State {
+            generation,
+            nodes,
+            changes,
+            totals,
+            ..
+        } = &mut *state;
+        let Some(entry) = nodes.get_mut(&id) else {
+            return;
+        };
         let news = entry.observe(snapshot, types, generation.model().version, now_at);
         totals.count(&news);
         for rejection in &news.rejected {
@@ -150,7 +167,9 @@ impl Application for Serving {
 
     fn disconnected(&self, id: StreamId, reason: &str) {
         let mut state = self.lock();
-        let Some(entry) = state.nodes.remove(&id) else { return };
+        let Some(entry) = state.nodes.remove(&id) else {
+            return;
+        };
         tracing::info!(node = entry.node.id, reason, "proxy disconnected");
         let (now, now_at) = (Instant::now(), SystemTime::now());
         for change in &mut state.changes {

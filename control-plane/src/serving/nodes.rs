@@ -86,7 +86,11 @@ impl Entry {
     /// Gives it what `generation` has for it.
     pub(super) fn retarget(&mut self, generation: &Generation) -> Turn {
         let next = generation.snapshot(&self.key, &self.node, &self.listeners);
-        if self.target.as_deref().is_some_and(|target| is_same(target, &next)) {
+        if self
+            .target
+            .as_deref()
+            .is_some_and(|target| is_same(target, &next))
+        {
             if self.in_sync {
                 self.version = generation.model().version;
                 return Turn::Nothing;
@@ -104,7 +108,11 @@ impl Entry {
     pub(super) fn rejection(&self) -> Option<String> {
         self.types.iter().find_map(|state| {
             let nack = state.nack.as_ref()?;
-            Some(format!("{}: {}", super::short_type(&state.type_url), nack.message))
+            Some(format!(
+                "{}: {}",
+                super::short_type(&state.type_url),
+                nack.message
+            ))
         })
     }
 
@@ -116,7 +124,10 @@ impl Entry {
         };
         let settled = self.is_current
             && !self.in_sync
-            && self.types.iter().all(|state| state.in_sync || refused(state));
+            && self
+                .types
+                .iter()
+                .all(|state| state.in_sync || refused(state));
         if settled { self.rejection() } else { None }
     }
 
@@ -130,7 +141,10 @@ impl Entry {
     ) -> News {
         let mut news = News::default();
         for state in &types {
-            let before = self.types.iter().find(|before| before.type_url == state.type_url);
+            let before = self
+                .types
+                .iter()
+                .find(|before| before.type_url == state.type_url);
             if state.acked_at != before.and_then(|before| before.acked_at) {
                 news.acks += 1;
             }
@@ -164,7 +178,8 @@ impl Entry {
 /// Whether both are made of the same parts.
 fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
     one.types().count() == other.types().count()
-        && one.types().zip(other.types()).all(|((a, one), (b, other))| {
-            a == b && Arc::ptr_eq(one, other)
-        })
+        && one
+            .types()
+            .zip(other.types())
+            .all(|((a, one), (b, other))| a == b && Arc::ptr_eq(one, other))
 }

@@ -11,7 +11,11 @@ use outrigger_xds::{TypeUrl, server::TypeState};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Serving, State, history::Change, nodes::{Entry, News}};
+use super::{
+    Serving, State,
+    history::Change,
+    nodes::{Entry, News},
+};
 
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -184,7 +188,10 @@ impl Serving {
     /// How many proxies are connected, and how many of them are in sync.
     pub fn counts(&self) -> (usize, usize) {
         let state = self.lock();
-        (state.nodes.len(), state.nodes.values().filter(|entry| entry.in_sync).count())
+        (
+            state.nodes.len(),
+            state.nodes.values().filter(|entry| entry.in_sync).count(),
+        )
     }
 
     /// Every object with its conditions.
@@ -221,7 +228,12 @@ impl Serving {
 
     /// Changes of the model, the latest first.
     pub fn changes(&self) -> Vec<ChangeView> {
-        self.lock().changes.iter().rev().map(ChangeView::of).collect()
+        self.lock()
+            .changes
+            .iter()
+            .rev()
+            .map(ChangeView::of)
+            .collect()
     }
 
     /// What the proxies with this id are to have.
@@ -235,10 +247,17 @@ impl Serving {
         for (type_url, of_type) in target.iter().flat_map(|target| target.types()) {
             for (_, resource) in of_type.iter() {
                 let type_url = type_url.as_str().to_owned();
-                resources.push(any_to_value(&Any { type_url, value: resource.body.to_vec() }));
+                resources.push(any_to_value(&Any {
+                    type_url,
+                    value: resource.body.to_vec(),
+                }));
             }
         }
-        Some(NodeConfig { id: id.to_owned(), metadata, resources })
+        Some(NodeConfig {
+            id: id.to_owned(),
+            metadata,
+            resources,
+        })
     }
 }
 
@@ -251,7 +270,12 @@ fn programmed(state: &State, version: u64, accepted: bool) -> Condition {
     let total = state.nodes.len();
     if total == 0 {
         let message = "no proxy is connected".to_owned();
-        return Condition { kind, status: ConditionStatus::Unknown, reason: "NoProxies", message };
+        return Condition {
+            kind,
+            status: ConditionStatus::Unknown,
+            reason: "NoProxies",
+            message,
+        };
     }
     let have = |entry: &&Entry| entry.version >= version;
     let acked = state.nodes.values().filter(have).count();
@@ -267,7 +291,11 @@ fn programmed(state: &State, version: u64, accepted: bool) -> Condition {
     } else if rejections.is_empty() {
         Condition::unmet(kind, "Pending", counts)
     } else {
-        Condition::unmet(kind, "Rejected", format!("{counts}; {}", rejections.join("; ")))
+        Condition::unmet(
+            kind,
+            "Rejected",
+            format!("{counts}; {}", rejections.join("; ")),
+        )
     }
 }
 
@@ -360,10 +388,14 @@ fn agent(node: &outrigger_xds::Node) -> String {
             .unwrap_or_default(),
         None => String::new(),
     };
-    format!("{} {version}", node.user_agent_name).trim().to_owned()
+    format!("{} {version}", node.user_agent_name)
+        .trim()
+        .to_owned()
 }
 
 /// RFC 3339, to the microsecond.
 fn timestamp(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at).map(|at| format!("{at:.6}")).unwrap_or_default()
+    jiff::Timestamp::try_from(at)
+        .map(|at| format!("{at:.6}"))
+        .unwrap_or_default()
 }

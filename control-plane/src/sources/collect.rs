@@ -35,7 +35,10 @@ pub struct Snapshot {
 impl Sources {
     /// The present state.
     pub fn snapshot(&self) -> Snapshot {
-        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.state
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, files: &FileSet) {
@@ -53,7 +56,10 @@ impl Sources {
                 .map(|(object, file)| (object, file.to_owned()))
                 .collect(),
         };
-        *self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner) = snapshot;
+        *self
+            .state
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = snapshot;
     }
 }
 
@@ -110,7 +116,12 @@ impl Collector {
         self.files.update(change.files);
         self.sources.set(&self.files);
         for name in &names {
-            for finding in self.files.files().get(name).map_or(&[][..], |file| file.findings()) {
+            for finding in self
+                .files
+                .files()
+                .get(name)
+                .map_or(&[][..], |file| file.findings())
+            {
                 tracing::warn!("{finding}");
             }
         }
@@ -128,7 +139,12 @@ impl Collector {
             };
             next.insert(reference, object);
         }
-        changed.extend(self.objects.keys().filter(|old| !next.contains_key(*old)).cloned());
+        changed.extend(
+            self.objects
+                .keys()
+                .filter(|old| !next.contains_key(*old))
+                .cloned(),
+        );
         if changed.is_empty() && self.version > 0 {
             return;
         }
@@ -137,7 +153,16 @@ impl Collector {
         let model = Arc::new(Model::build(self.version, next.values().cloned()));
         self.objects = next;
         let (noticed, noticed_at) = (change.noticed, change.noticed_at);
-        tracing::info!(version = self.version, objects = changed.len(), "mesh changed");
-        self.serving.publish(Update { model, objects: changed, noticed, noticed_at });
+        tracing::info!(
+            version = self.version,
+            objects = changed.len(),
+            "mesh changed"
+        );
+        self.serving.publish(Update {
+            model,
+            objects: changed,
+            noticed,
+            noticed_at,
+        });
     }
 }

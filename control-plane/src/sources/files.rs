@@ -105,29 +105,46 @@ impl Files {
                 None
             }
         };
-        Ok(Self { root, known: BTreeMap::new(), events, _watcher: watcher, recheck: false })
+        Ok(Self {
+            root,
+            known: BTreeMap::new(),
+            events,
+            _watcher: watcher,
+            recheck: false,
+        })
     }
 
     /// Everything that the directory holds, for the start.
     pub fn read_all(&mut self) -> Change {
         let (noticed, noticed_at) = (Instant::now(), SystemTime::now());
-        Change { files: self.scan(&BTreeSet::new()), noticed, noticed_at }
+        Change {
+            files: self.scan(&BTreeSet::new()),
+            noticed,
+            noticed_at,
+        }
     }
 
     /// Waits for the next change.
     pub async fn changed(&mut self) -> Change {
         loop {
             let wait = if self.recheck { BLANK } else { RESCAN };
-            let woken = tokio::time::timeout(wait, self.events.arrived.notified()).await.is_ok();
+            let woken = tokio::time::timeout(wait, self.events.arrived.notified())
+                .await
+                .is_ok();
             if woken {
                 self.quiet().await;
             }
             let pending = std::mem::take(&mut *self.events.lock());
-            let (noticed, noticed_at) =
-                pending.first.unwrap_or_else(|| (Instant::now(), SystemTime::now()));
+            let (noticed, noticed_at) = pending
+                .first
+                .unwrap_or_else(|| (Instant::now(), SystemTime::now()));
             let files = self.scan(&pending.paths);
             if !files.is_empty() {
-                return Change { files, noticed, noticed_at };
+                return Change {
+                    files,
+                    noticed,
+                    noticed_at,
+                };
             }
         }
     }
@@ -156,8 +173,12 @@ impl Files {
                 return Vec::new();
             }
         };
-        let gone: Vec<_> =
-            self.known.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
+        let gone: Vec<_> = self
+            .known
+            .keys()
+            .filter(|name| !found.contains_key(*name))
+            .cloned()
+            .collect();
         let mut changes = Vec::new();
         for name in gone {
             self.known.remove(&name);
@@ -181,11 +202,19 @@ impl Files {
         {
             return None;
         }
-        let text = match stamp.as_ref().map_err(ToString::to_string).and_then(|s| read(path, s)) {
+        let text = match stamp
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|s| read(path, s))
+        {
             Ok(text) => Text::Read(text),
             Err(reason) => Text::Failed(reason),
         };
-        let stamp = stamp.unwrap_or(Stamp { modified: None, length: 0, inode: 0 });
+        let stamp = stamp.unwrap_or(Stamp {
+            modified: None,
+            length: 0,
+            inode: 0,
+        });
         let before = known.map_or(&Text::Nothing, |known| &known.text);
         let blank = matches!(&text, Text::Read(text) if text.trim().is_empty());
         let was_blank = match before {
@@ -210,7 +239,14 @@ impl Files {
             Text::Failed(reason) => unreadable(name, reason),
             Text::Nothing => ParsedFile::default(),
         });
-        self.known.insert(name.to_owned(), Known { stamp, blank_since: None, text });
+        self.known.insert(
+            name.to_owned(),
+            Known {
+                stamp,
+                blank_since: None,
+                text,
+            },
+        );
         parsed
     }
 }
@@ -228,7 +264,9 @@ impl Stamp {
 
 impl Events {
     fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.pending
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -244,7 +282,9 @@ fn watch(root: &Path, events: &Arc<Events>) -> notify::Result<notify::Recommende
         };
         let now = Instant::now();
         let mut pending = events.lock();
-        pending.first.get_or_insert_with(|| (now, SystemTime::now()));
+        pending
+            .first
+            .get_or_insert_with(|| (now, SystemTime::now()));
         pending.last = Some(now);
         pending.paths.extend(paths);
         drop(pending);
@@ -282,7 +322,11 @@ pub fn list(root: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
                 .extension()
                 .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|e| extension == *e))
             {
-                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+                let name = path
+                    .strip_prefix(root)
+                    .unwrap_or(&path)
+                    .to_string_lossy()
+                    .into_owned();
                 found.insert(name, path);
             }
         }
@@ -309,7 +353,10 @@ fn unreadable(name: &str, reason: &str) -> ParsedFile {
         severity: Severity::Error,
         message: format!("cannot be read: {reason}"),
     };
-    ParsedFile { objects: Vec::new(), findings: vec![finding] }
+    ParsedFile {
+        objects: Vec::new(),
+        findings: vec![finding],
+    }
 }
 
 /// Reads `path`, which is a directory or a single file, once; for `outrigger validate`.

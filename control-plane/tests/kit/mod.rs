@@ -1,5 +1,10 @@
 //! A control plane on free ports over a temporary directory, and simulated proxies.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "each test binary uses its part"
+)]
 
 pub mod proxy;
 
@@ -38,7 +43,11 @@ impl Kit {
             std::fs::write(directory.path().join("config").join(name), text).unwrap();
         }
         let control_plane = ControlPlane::start(&args(directory.path())).await.unwrap();
-        Self { directory, addresses: control_plane.addresses(), control_plane }
+        Self {
+            directory,
+            addresses: control_plane.addresses(),
+            control_plane,
+        }
     }
 
     /// Replaces a file as editors do: whole.
@@ -78,7 +87,11 @@ impl Kit {
 
 pub fn args(directory: &Path) -> Args {
     let path = |name: &str| directory.join(name).into_os_string();
-    let mut line = vec!["control-plane".into(), "--config-dir".into(), path("config")];
+    let mut line = vec![
+        "control-plane".into(),
+        "--config-dir".into(),
+        path("config"),
+    ];
     line.extend(["--data-dir".into(), path("data")]);
     for port in ["xds", "metrics", "api", "otlp-grpc", "otlp-http", "jaeger"] {
         line.extend([format!("--{port}-port").into(), "0".into()]);
@@ -106,15 +119,25 @@ pub async fn request(
     stream.read_to_end(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    let body = if head.contains("transfer-encoding: chunked") { dechunk(body) } else { body.into() };
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
+    let body = if head.contains("transfer-encoding: chunked") {
+        dechunk(body)
+    } else {
+        body.into()
+    };
     Ok((status, head.to_owned(), body))
 }
 
 fn dechunk(mut body: &str) -> String {
     let mut whole = String::new();
     while let Some((size, rest)) = body.split_once("\r\n") {
-        let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
+        let Ok(size) = usize::from_str_radix(size.trim(), 16) else {
+            break;
+        };
         let Some(chunk) = rest.get(..size) else { break };
         whole.push_str(chunk);
         body = rest.get(size + 2..).unwrap_or_default();

@@ -64,7 +64,11 @@ impl Proxy {
             tokio::spawn(driver.run()),
             tokio::spawn(follow(handle, events, Arc::clone(&state))),
         ];
-        Self { id: id.to_owned(), state, tasks }
+        Self {
+            id: id.to_owned(),
+            state,
+            tasks,
+        }
     }
 
     pub fn held(&self) -> Held {
@@ -91,9 +95,13 @@ async fn follow(
 ) {
     let mut wanted: BTreeMap<TypeUrl, BTreeSet<String>> = BTreeMap::new();
     while let Some(event) = events.recv().await {
-        let Event::Update(update) = event else { continue };
+        let Event::Update(update) = event else {
+            continue;
+        };
         let mut state = state.lock().unwrap();
-        state.responses.push((update.type_url.clone(), update.added.len()));
+        state
+            .responses
+            .push((update.type_url.clone(), update.added.len()));
         if let Some((type_url, text)) = &state.refuse
             && *type_url == update.type_url
         {
@@ -138,7 +146,10 @@ fn eds_names(held: &Held) -> BTreeSet<String> {
 
 fn rds_names(held: &Held) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for (_, body) in held.iter().filter(|((kind, _), _)| *kind == TypeUrl::Listener) {
+    for (_, body) in held
+        .iter()
+        .filter(|((kind, _), _)| *kind == TypeUrl::Listener)
+    {
         let listener = Listener::decode(&**body).unwrap();
         if listener.name == "outbound" {
             names.insert("outbound".to_owned());

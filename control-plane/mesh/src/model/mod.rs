@@ -64,7 +64,10 @@ impl ReferenceGrant {
     pub fn permits(&self, namespace: &str, service: &NamespacedName) -> bool {
         self.id.namespace == service.namespace
             && self.from.iter().any(|from| **from == *namespace)
-            && self.to.iter().any(|to| to.as_ref().is_none_or(|name| *name == service.name))
+            && self
+                .to
+                .iter()
+                .any(|to| to.as_ref().is_none_or(|name| *name == service.name))
     }
 }
 
@@ -103,8 +106,10 @@ impl Model {
     /// Resolves `objects` into the model of this `version`. A later object of the same kind and name
     /// replaces an earlier one: sources refuse duplicates before this.
     pub fn build(version: u64, objects: impl IntoIterator<Item = Arc<Object>>) -> Self {
-        let objects: BTreeMap<_, _> =
-            objects.into_iter().map(|object| (object.reference(), object)).collect();
+        let objects: BTreeMap<_, _> = objects
+            .into_iter()
+            .map(|object| (object.reference(), object))
+            .collect();
         let resolved = resolve::resolve(&objects);
         Self {
             version,

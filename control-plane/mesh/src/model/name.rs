@@ -16,7 +16,10 @@ pub struct NamespacedName {
 impl NamespacedName {
     /// Of its two parts.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -69,9 +72,10 @@ impl Kind {
             Self::EndpointSlice => &["discovery.k8s.io/v1"],
             Self::ServiceAddresses => &["outrigger.dev/v1alpha1"],
             Self::HttpRoute => &["gateway.networking.k8s.io/v1"],
-            Self::ReferenceGrant => {
-                &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"]
-            }
+            Self::ReferenceGrant => &[
+                "gateway.networking.k8s.io/v1",
+                "gateway.networking.k8s.io/v1beta1",
+            ],
         }
     }
 }
@@ -88,7 +92,10 @@ pub struct ObjectRef {
 impl ObjectRef {
     /// Of its parts.
     pub fn new(kind: Kind, id: &NamespacedName) -> Self {
-        Self { kind, id: id.clone() }
+        Self {
+            kind,
+            id: id.clone(),
+        }
     }
 }
 

@@ -221,10 +221,16 @@ mod tests {
 
     fn changes(set: &[(&str, &str)], add: &[(&str, &str)], remove: &[&str]) -> HeaderChanges {
         let pairs = |list: &[(&str, &str)]| {
-            list.iter().map(|(name, value)| (Arc::from(*name), Arc::from(*value))).collect()
+            list.iter()
+                .map(|(name, value)| (Arc::from(*name), Arc::from(*value)))
+                .collect()
         };
         let remove = remove.iter().map(|name| Arc::from(*name)).collect();
-        HeaderChanges { set: pairs(set), add: pairs(add), remove }
+        HeaderChanges {
+            set: pairs(set),
+            add: pairs(add),
+            remove,
+        }
     }
 
     #[test]

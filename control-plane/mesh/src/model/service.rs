@@ -24,7 +24,9 @@ impl Service {
     /// The port that a host name without a port means: 80 if there is one, else the first.
     pub fn default_port(&self) -> Option<&ServicePort> {
         let http = || self.ports.iter().filter(|port| port.protocol.is_http());
-        http().find(|port| port.number == 80).or_else(|| http().next())
+        http()
+            .find(|port| port.number == 80)
+            .or_else(|| http().next())
     }
 }
 

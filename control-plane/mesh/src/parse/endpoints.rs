@@ -19,13 +19,23 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub(super) fn read_slice(value: Value, checks: &mut Checks) -> Option<Endpoints> {
     let slice: v1::EndpointSlice = value::typed(value, checks)?;
     let id = metadata::read(&slice.metadata, checks)?;
-    let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL));
+    let service = slice
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(SERVICE_LABEL));
     let Some(service) = service else {
-        checks.error("metadata.labels", format!("the label {SERVICE_LABEL} is missing"));
+        checks.error(
+            "metadata.labels",
+            format!("the label {SERVICE_LABEL} is missing"),
+        );
         return None;
     };
     if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
-        let message = format!("'{}' is not supported, use IPv4 or IPv6", slice.address_type);
+        let message = format!(
+            "'{}' is not supported, use IPv4 or IPv6",
+            slice.address_type
+        );
         checks.error("addressType", message);
         return None;
     }
@@ -33,30 +43,50 @@ pub(super) fn read_slice(value: Value, checks: &mut Checks) -> Option<Endpoints>
     let mut groups = Vec::new();
     for (index, port) in slice.ports.unwrap_or_default().into_iter().enumerate() {
         let path = format!("ports[{index}]");
-        if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+        if port
+            .protocol
+            .as_deref()
+            .is_some_and(|protocol| protocol != "TCP")
+        {
             checks.warn(format!("{path}.protocol"), "only TCP is routed");
             continue;
         }
-        let number = port.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+        let number = port
+            .port
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port != 0);
         let Some(number) = number else {
             checks.error(format!("{path}.port"), "a number in 1..65535 is needed");
             continue;
         };
-        let at = addresses.iter().map(|address| SocketAddr::new(*address, number)).collect();
+        let at = addresses
+            .iter()
+            .map(|address| SocketAddr::new(*address, number))
+            .collect();
         groups.push((PortSelector::Name(port.name.unwrap_or_default().into()), at));
     }
     let service = NamespacedName::new(id.namespace.clone(), service.as_str());
-    Some(Endpoints { object: ObjectRef::new(Kind::EndpointSlice, &id), service, groups })
+    Some(Endpoints {
+        object: ObjectRef::new(Kind::EndpointSlice, &id),
+        service,
+        groups,
+    })
 }
 
 fn slice_addresses(slice: &v1::EndpointSlice, checks: &mut Checks) -> Vec<IpAddr> {
     let mut ready = Vec::new();
     for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
         if endpoint.addresses.is_empty() {
-            checks.error(format!("endpoints[{index}].addresses"), "at least one is needed");
+            checks.error(
+                format!("endpoints[{index}].addresses"),
+                "at least one is needed",
+            );
         }
-        let is_ready =
-            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+        let is_ready = endpoint
+            .conditions
+            .as_ref()
+            .and_then(|conditions| conditions.ready)
+            .unwrap_or(true);
         for (number, address) in endpoint.addresses.iter().enumerate() {
             let path = format!("endpoints[{index}].addresses[{number}]");
             match address.parse::<IpAddr>() {
@@ -99,10 +129,17 @@ struct ServiceAddressesSpec {
 pub(super) fn read_addresses(value: Value, checks: &mut Checks) -> Option<Endpoints> {
     let object: ServiceAddresses = value::typed(value, checks)?;
     let id = metadata::read(&object.metadata, checks)?;
-    let ServiceAddressesSpec { service, port, addresses } = object.spec;
+    let ServiceAddressesSpec {
+        service,
+        port,
+        addresses,
+    } = object.spec;
     let service = service.unwrap_or_else(|| id.name.to_string());
     if !metadata::is_label(&service) {
-        checks.error("spec.service", format!("'{service}' is not a valid service name"));
+        checks.error(
+            "spec.service",
+            format!("'{service}' is not a valid service name"),
+        );
     }
     let port = match port {
         None => PortSelector::Only,
@@ -127,5 +164,9 @@ pub(super) fn read_addresses(value: Value, checks: &mut Checks) -> Option<Endpoi
     }
     let service = NamespacedName::new(id.namespace.clone(), service);
     let object = ObjectRef::new(Kind::ServiceAddresses, &id);
-    Some(Endpoints { object, service, groups: vec![(port, at)] })
+    Some(Endpoints {
+        object,
+        service,
+        groups: vec![(port, at)],
+    })
 }

@@ -35,7 +35,10 @@ pub(super) fn read(value: Value, checks: &mut Checks) -> Option<ReferenceGrant> 
         if source.group == "gateway.networking.k8s.io" && source.kind == "HTTPRoute" {
             from.push(Arc::from(source.namespace));
         } else {
-            checks.warn(path, format!("{} is not a kind that refers to others here", source.kind));
+            checks.warn(
+                path,
+                format!("{} is not a kind that refers to others here", source.kind),
+            );
         }
     }
     let mut to = Vec::new();

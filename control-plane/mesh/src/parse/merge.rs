@@ -83,7 +83,8 @@ impl FileSet {
                 file.in_force = file.latest.objects.clone();
             }
             file.findings = file.latest.findings.clone();
-            file.findings.extend(duplicates.remove(name).unwrap_or_default());
+            file.findings
+                .extend(duplicates.remove(name).unwrap_or_default());
         }
     }
 
@@ -113,10 +114,16 @@ impl FileSet {
     fn duplicates(&self, refused: &BTreeSet<String>) -> Vec<(String, Finding)> {
         let mut holders: BTreeMap<ObjectRef, Vec<(&String, &FileState)>> = BTreeMap::new();
         for (name, file) in &self.files {
-            let objects =
-                if refused.contains(name) { &file.in_force } else { &file.latest.objects };
+            let objects = if refused.contains(name) {
+                &file.in_force
+            } else {
+                &file.latest.objects
+            };
             for located in objects {
-                holders.entry(located.object.reference()).or_default().push((name, file));
+                holders
+                    .entry(located.object.reference())
+                    .or_default()
+                    .push((name, file));
             }
         }
         let mut found = Vec::new();
@@ -133,7 +140,10 @@ impl FileSet {
                 if !refused.contains(*name) {
                     let message = format!("already defined in {owner}");
                     let problem = Problem::new("metadata.name", message);
-                    found.push(((*name).clone(), Finding::error(name, Some(&object), problem)));
+                    found.push((
+                        (*name).clone(),
+                        Finding::error(name, Some(&object), problem),
+                    ));
                 }
             }
         }

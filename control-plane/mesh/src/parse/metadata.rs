@@ -12,7 +12,10 @@ pub(super) const DEFAULT_NAMESPACE: &str = "default";
 pub(super) fn read(metadata: &ObjectMeta, checks: &mut Checks) -> Option<NamespacedName> {
     let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     if !is_label(namespace) {
-        checks.error("metadata.namespace", format!("'{namespace}' is not a valid namespace name"));
+        checks.error(
+            "metadata.namespace",
+            format!("'{namespace}' is not a valid namespace name"),
+        );
     }
     let Some(name) = metadata.name.as_deref() else {
         checks.error("metadata.name", "missing");

@@ -48,7 +48,9 @@ pub struct Located {
 impl ParsedFile {
     /// Whether everything in it can be used.
     pub fn is_valid(&self) -> bool {
-        self.findings.iter().all(|finding| finding.severity < Severity::Error)
+        self.findings
+            .iter()
+            .all(|finding| finding.severity < Severity::Error)
     }
 }
 
@@ -73,20 +75,33 @@ pub fn parse_file(file: &str, text: &str) -> ParsedFile {
         match object {
             Some(object) if errors.is_empty() => {
                 if seen.insert(object.reference()) {
-                    objects.push(Located { object: Arc::new(object), document: number });
+                    objects.push(Located {
+                        object: Arc::new(object),
+                        document: number,
+                    });
                 } else {
                     errors.push(Problem::new("metadata.name", "defined twice in this file"));
                 }
             }
             _ => {}
         }
-        findings.extend(errors.into_iter().map(|p| (number, Finding::error(file, reference, p))));
         findings.extend(
-            checks.warnings.into_iter().map(|p| (number, Finding::warning(file, reference, p))),
+            errors
+                .into_iter()
+                .map(|p| (number, Finding::error(file, reference, p))),
+        );
+        findings.extend(
+            checks
+                .warnings
+                .into_iter()
+                .map(|p| (number, Finding::warning(file, reference, p))),
         );
     }
     locate::locate(text, &mut findings);
-    ParsedFile { objects, findings: findings.into_iter().map(|(_, finding)| finding).collect() }
+    ParsedFile {
+        objects,
+        findings: findings.into_iter().map(|(_, finding)| finding).collect(),
+    }
 }
 
 fn syntax_error(file: &str, error: &serde_norway::Error) -> Finding {
@@ -128,20 +143,33 @@ fn read_document(value: Value) -> (Option<ObjectRef>, Checks, Option<Object>) {
             return (None, checks, None);
         }
     };
-    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == header.kind) else {
+    let Some(kind) = Kind::ALL
+        .into_iter()
+        .find(|kind| kind.name() == header.kind)
+    else {
         let known = Kind::ALL.map(Kind::name).join(", ");
-        checks.error("kind", format!("{} is not supported; supported are {known}", header.kind));
+        checks.error(
+            "kind",
+            format!("{} is not supported; supported are {known}", header.kind),
+        );
         return (None, checks, None);
     };
     let reference = header.metadata.name.as_str().map(|name| {
-        let namespace = header.metadata.namespace.as_str().unwrap_or(metadata::DEFAULT_NAMESPACE);
+        let namespace = header
+            .metadata
+            .namespace
+            .as_str()
+            .unwrap_or(metadata::DEFAULT_NAMESPACE);
         ObjectRef::new(kind, &NamespacedName::new(namespace, name))
     });
     if !kind.api_versions().contains(&header.api_version.as_str()) {
         let versions = kind.api_versions().join(" or ");
         checks.error(
             "apiVersion",
-            format!("{} of {} is not supported, use {versions}", header.api_version, header.kind),
+            format!(
+                "{} of {} is not supported, use {versions}",
+                header.api_version, header.kind
+            ),
         );
         return (reference, checks, None);
     }

@@ -20,7 +20,10 @@ pub(super) fn read(value: Value, checks: &mut Checks) -> Option<Service> {
     warn_of_no_effect(&spec, checks);
     let external_name = spec.type_.as_deref() == Some("ExternalName");
     if external_name {
-        checks.warn("spec.type", "ExternalName services are neither routed nor routed to");
+        checks.warn(
+            "spec.type",
+            "ExternalName services are neither routed nor routed to",
+        );
     }
     let ports = spec.ports.unwrap_or_default();
     if ports.is_empty() && !external_name {
@@ -32,10 +35,20 @@ pub(super) fn read(value: Value, checks: &mut Checks) -> Option<Service> {
         .into_iter()
         .enumerate()
         .filter_map(|(index, port)| {
-            read_port(port, &format!("spec.ports[{index}]"), named, &mut seen, checks)
+            read_port(
+                port,
+                &format!("spec.ports[{index}]"),
+                named,
+                &mut seen,
+                checks,
+            )
         })
         .collect();
-    Some(Service { id, ports, external_name })
+    Some(Service {
+        id,
+        ports,
+        external_name,
+    })
 }
 
 fn read_port(
@@ -45,17 +58,30 @@ fn read_port(
     (names, numbers): &mut (HashSet<String>, HashSet<(i32, String)>),
     checks: &mut Checks,
 ) -> Option<ServicePort> {
-    let v1::ServicePort { app_protocol, name, node_port: _, port, protocol, target_port: _ } = port;
+    let v1::ServicePort {
+        app_protocol,
+        name,
+        node_port: _,
+        port,
+        protocol,
+        target_port: _,
+    } = port;
     let name = name.unwrap_or_default();
     let Some(number) = u16::try_from(port).ok().filter(|number| *number != 0) else {
         checks.error(format!("{path}.port"), format!("{port} is not in 1..65535"));
         return None;
     };
     if named && name.is_empty() {
-        checks.error(format!("{path}.name"), "needed when there are several ports");
+        checks.error(
+            format!("{path}.name"),
+            "needed when there are several ports",
+        );
     }
     if !name.is_empty() && !metadata::is_label(&name) {
-        checks.error(format!("{path}.name"), format!("'{name}' is not a valid port name"));
+        checks.error(
+            format!("{path}.name"),
+            format!("'{name}' is not a valid port name"),
+        );
     }
     if !name.is_empty() && !names.insert(name.clone()) {
         checks.error(format!("{path}.name"), format!("'{name}' is used twice"));
@@ -67,35 +93,58 @@ fn read_port(
     match transport.as_str() {
         "TCP" => {}
         "UDP" | "SCTP" => {
-            checks.warn(format!("{path}.protocol"), format!("{transport} ports are not routed"));
+            checks.warn(
+                format!("{path}.protocol"),
+                format!("{transport} ports are not routed"),
+            );
             return None;
         }
         other => {
-            checks.error(format!("{path}.protocol"), format!("unknown protocol '{other}'"));
+            checks.error(
+                format!("{path}.protocol"),
+                format!("unknown protocol '{other}'"),
+            );
             return None;
         }
     }
     let protocol = AppProtocol::of_port(app_protocol.as_deref(), &name);
     if let AppProtocol::Other(what) = &protocol {
-        let field = if app_protocol.is_some() { "appProtocol" } else { "name" };
+        let field = if app_protocol.is_some() {
+            "appProtocol"
+        } else {
+            "name"
+        };
         checks.warn(
             format!("{path}.{field}"),
             format!("'{what}' is not HTTP: the port is not routed yet"),
         );
     }
-    Some(ServicePort { name: name.into(), number, protocol })
+    Some(ServicePort {
+        name: name.into(),
+        number,
+        protocol,
+    })
 }
 
 fn warn_of_no_effect(spec: &v1::ServiceSpec, checks: &mut Checks) {
-    let affinity = spec.session_affinity.as_deref().is_some_and(|affinity| affinity != "None");
-    let local = spec.internal_traffic_policy.as_deref().is_some_and(|policy| policy != "Cluster");
+    let affinity = spec
+        .session_affinity
+        .as_deref()
+        .is_some_and(|affinity| affinity != "None");
+    let local = spec
+        .internal_traffic_policy
+        .as_deref()
+        .is_some_and(|policy| policy != "Cluster");
     for (set, field) in [
         (affinity, "sessionAffinity"),
         (local, "internalTrafficPolicy"),
         (spec.traffic_distribution.is_some(), "trafficDistribution"),
     ] {
         if set {
-            checks.warn(format!("spec.{field}"), "has no effect on requests through the mesh");
+            checks.warn(
+                format!("spec.{field}"),
+                "has no effect on requests through the mesh",
+            );
         }
     }
 }

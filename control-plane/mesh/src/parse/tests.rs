@@ -3,7 +3,11 @@
 use super::*;
 
 fn findings(text: &str) -> Vec<String> {
-    parse_file("m.yaml", text).findings.iter().map(ToString::to_string).collect()
+    parse_file("m.yaml", text)
+        .findings
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 const ROUTE: &str = "\
@@ -17,9 +21,15 @@ spec:
 
 #[test]
 fn a_good_file_has_no_findings() {
-    let parsed = parse_file("m.yaml", &format!("---\n{ROUTE}  - backendRefs: [{{name: a, port: 80}}]\n---\n"));
+    let parsed = parse_file(
+        "m.yaml",
+        &format!("---\n{ROUTE}  - backendRefs: [{{name: a, port: 80}}]\n---\n"),
+    );
     assert!(parsed.findings.is_empty(), "{:?}", parsed.findings);
-    assert_eq!(parsed.objects[0].object.reference().to_string(), "HTTPRoute/shop/r");
+    assert_eq!(
+        parsed.objects[0].object.reference().to_string(),
+        "HTTPRoute/shop/r"
+    );
 }
 
 #[test]
@@ -34,14 +44,21 @@ fn broken_yaml_is_reported_with_line_and_column() {
 fn unknown_kinds_and_versions_are_errors() {
     assert_eq!(
         findings("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n"),
-        ["m.yaml:2:1: error: kind: Deployment is not supported; supported are Service, \
-          EndpointSlice, ServiceAddresses, HTTPRoute, ReferenceGrant"]
+        [
+            "m.yaml:2:1: error: kind: Deployment is not supported; supported are Service, \
+          EndpointSlice, ServiceAddresses, HTTPRoute, ReferenceGrant"
+        ]
     );
     assert_eq!(
         findings("apiVersion: v2\nkind: Service\nmetadata: {name: web}\n"),
-        ["m.yaml:1:1: error: Service/default/web: apiVersion: v2 of Service is not supported, use v1"]
+        [
+            "m.yaml:1:1: error: Service/default/web: apiVersion: v2 of Service is not supported, use v1"
+        ]
     );
-    assert_eq!(findings("kind: Service\n"), ["m.yaml:1:1: error: missing field `apiVersion`"]);
+    assert_eq!(
+        findings("kind: Service\n"),
+        ["m.yaml:1:1: error: missing field `apiVersion`"]
+    );
     assert_eq!(
         findings("- a\n"),
         ["m.yaml:1:1: error: invalid type: sequence, expected struct Header"]
@@ -70,7 +87,9 @@ fn wrong_types_are_found_with_their_path() {
     let found = findings(&text);
     assert_eq!(found.len(), 1);
     assert!(
-        found[0].starts_with("m.yaml:7:29: error: HTTPRoute/shop/r: spec.rules[0].backendRefs[0].port: invalid type"),
+        found[0].starts_with(
+            "m.yaml:7:29: error: HTTPRoute/shop/r: spec.rules[0].backendRefs[0].port: invalid type"
+        ),
         "{found:?}"
     );
 }
@@ -78,16 +97,46 @@ fn wrong_types_are_found_with_their_path() {
 #[test]
 fn values_that_the_api_server_would_refuse_are_errors() {
     for (rule, expected) in [
-        ("backendRefs: [{name: a}]", "spec.rules[0].backendRefs[0].port: a reference to a Service needs a port"),
-        ("backendRefs: [{name: a, port: 80, weight: -1}]", "spec.rules[0].backendRefs[0].weight: -1 is not in 0..1000000"),
-        ("backendRefs: [{name: a, port: 70000}]", "spec.rules[0].backendRefs[0].port: 70000 is not in 1..65535"),
-        ("matches: [{path: {type: Exact, value: shop}}]", "spec.rules[0].matches[0].path.value: 'shop' must start with '/'"),
-        ("matches: [{path: {value: /a//b}}]", "spec.rules[0].matches[0].path.value: '/a//b' must not contain '//'"),
-        ("matches: [{headers: [{name: 'a b', value: x}]}]", "spec.rules[0].matches[0].headers[0].name: 'a b' is not a valid name"),
-        ("timeouts: {request: 5}", "spec.rules[0].timeouts.request: invalid type: integer `5`, expected a string"),
-        ("timeouts: {request: 5x}", "spec.rules[0].timeouts.request: '5x' is not a duration such as 1m30s or 250ms"),
-        ("timeouts: {request: 1s, backendRequest: 2s}", "spec.rules[0].timeouts.backendRequest: cannot be longer than timeouts.request"),
-        ("filters: [{type: RequestRedirect}]", "spec.rules[0].filters[0].requestRedirect: missing for type RequestRedirect"),
+        (
+            "backendRefs: [{name: a}]",
+            "spec.rules[0].backendRefs[0].port: a reference to a Service needs a port",
+        ),
+        (
+            "backendRefs: [{name: a, port: 80, weight: -1}]",
+            "spec.rules[0].backendRefs[0].weight: -1 is not in 0..1000000",
+        ),
+        (
+            "backendRefs: [{name: a, port: 70000}]",
+            "spec.rules[0].backendRefs[0].port: 70000 is not in 1..65535",
+        ),
+        (
+            "matches: [{path: {type: Exact, value: shop}}]",
+            "spec.rules[0].matches[0].path.value: 'shop' must start with '/'",
+        ),
+        (
+            "matches: [{path: {value: /a//b}}]",
+            "spec.rules[0].matches[0].path.value: '/a//b' must not contain '//'",
+        ),
+        (
+            "matches: [{headers: [{name: 'a b', value: x}]}]",
+            "spec.rules[0].matches[0].headers[0].name: 'a b' is not a valid name",
+        ),
+        (
+            "timeouts: {request: 5}",
+            "spec.rules[0].timeouts.request: invalid type: integer `5`, expected a string",
+        ),
+        (
+            "timeouts: {request: 5x}",
+            "spec.rules[0].timeouts.request: '5x' is not a duration such as 1m30s or 250ms",
+        ),
+        (
+            "timeouts: {request: 1s, backendRequest: 2s}",
+            "spec.rules[0].timeouts.backendRequest: cannot be longer than timeouts.request",
+        ),
+        (
+            "filters: [{type: RequestRedirect}]",
+            "spec.rules[0].filters[0].requestRedirect: missing for type RequestRedirect",
+        ),
         (
             "filters: [{type: URLRewrite, urlRewrite: {}, cors: {}}]",
             "spec.rules[0].filters[0].cors: does not belong to type URLRewrite",
@@ -108,12 +157,20 @@ fn values_that_the_api_server_would_refuse_are_errors() {
     ] {
         let found = findings(&format!("{ROUTE}  - {rule}\n"));
         assert!(
-            found.iter().any(|f| f.contains("error") && f.ends_with(&format!("HTTPRoute/shop/r: {expected}"))),
+            found
+                .iter()
+                .any(|f| f.contains("error")
+                    && f.ends_with(&format!("HTTPRoute/shop/r: {expected}"))),
             "{rule}: {found:#?}"
         );
     }
-    let found = findings(&format!("{ROUTE}  - matches: [{{path: {{type: RegularExpression, value: '/(a'}}}}]\n"));
-    assert!(found[0].contains("'/(a' is not a valid regular expression: error: unclosed group"), "{found:?}");
+    let found = findings(&format!(
+        "{ROUTE}  - matches: [{{path: {{type: RegularExpression, value: '/(a'}}}}]\n"
+    ));
+    assert!(
+        found[0].contains("'/(a' is not a valid regular expression: error: unclosed group"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -141,7 +198,10 @@ fn services_and_addresses_are_checked() {
         ),
     ] {
         let found = findings(text);
-        assert!(found.iter().any(|finding| finding.ends_with(expected)), "{text}: {found:#?}");
+        assert!(
+            found.iter().any(|finding| finding.ends_with(expected)),
+            "{text}: {found:#?}"
+        );
     }
 }
 
@@ -160,7 +220,9 @@ fn what_has_no_effect_draws_a_warning_and_is_used() {
 fn service(name: &str, port: u16) -> ParsedFile {
     parse_file(
         "unused",
-        &format!("{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: {port}}}]}}}}"),
+        &format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: {port}}}]}}}}"
+        ),
     )
 }
 
@@ -176,7 +238,10 @@ fn in_force(files: &FileSet) -> Vec<String> {
 fn a_broken_file_keeps_its_last_good_objects_until_it_heals_or_goes() {
     let mut files = FileSet::default();
     files.update([("a.yaml".to_owned(), Some(service("one", 1)))]);
-    files.update([("a.yaml".to_owned(), Some(parse_file("a.yaml", "kind: ["))), ("b.yaml".to_owned(), Some(service("two", 2)))]);
+    files.update([
+        ("a.yaml".to_owned(), Some(parse_file("a.yaml", "kind: ["))),
+        ("b.yaml".to_owned(), Some(service("two", 2))),
+    ]);
     assert_eq!(in_force(&files), ["one from a.yaml", "two from b.yaml"]);
     assert!(files.files()["a.yaml"].is_stale());
     assert_eq!(files.findings().count(), 1);
@@ -194,7 +259,10 @@ fn the_same_object_in_two_files_is_an_error_of_the_newcomer() {
     files.update([("a.yaml".to_owned(), Some(service("one", 2)))]);
     assert_eq!(in_force(&files), ["one from b.yaml"]);
     let found: Vec<_> = files.findings().map(ToString::to_string).collect();
-    assert_eq!(found, ["a.yaml: error: Service/default/one: metadata.name: already defined in b.yaml"]);
+    assert_eq!(
+        found,
+        ["a.yaml: error: Service/default/one: metadata.name: already defined in b.yaml"]
+    );
     // It moves when the other gives it up.
     files.update([("b.yaml".to_owned(), Some(service("two", 1)))]);
     assert_eq!(in_force(&files), ["one from a.yaml", "two from b.yaml"]);
@@ -203,7 +271,10 @@ fn the_same_object_in_two_files_is_an_error_of_the_newcomer() {
 #[test]
 fn an_object_that_a_broken_file_still_holds_stays_there() {
     let mut files = FileSet::default();
-    files.update([("a.yaml".to_owned(), Some(service("one", 1))), ("b.yaml".to_owned(), Some(service("two", 1)))]);
+    files.update([
+        ("a.yaml".to_owned(), Some(service("one", 1))),
+        ("b.yaml".to_owned(), Some(service("two", 1))),
+    ]);
     // `two` moves to a.yaml, but b.yaml breaks in the same moment and keeps it.
     files.update([
         ("a.yaml".to_owned(), Some(service("two", 1))),

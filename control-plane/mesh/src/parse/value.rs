@@ -11,7 +11,10 @@ pub(super) fn typed<T: DeserializeOwned>(value: Value, checks: &mut Checks) -> O
     let mut track = serde_path_to_error::Track::new();
     let mut note = |path: serde_ignored::Path<'_>| unknown.push(ignored_path(&path));
     let deserializer = serde_ignored::Deserializer::new(value, &mut note);
-    let result = T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track));
+    let result = T::deserialize(serde_path_to_error::Deserializer::new(
+        deserializer,
+        &mut track,
+    ));
     let result = match result {
         Ok(object) => Some(object),
         Err(error) => {
@@ -41,7 +44,11 @@ fn ignored_path(path: &serde_ignored::Path<'_>) -> String {
         Path::Seq { parent, index } => format!("{}[{index}]", ignored_path(parent)),
         Path::Map { parent, key } => {
             let parent = ignored_path(parent);
-            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
+            if parent.is_empty() {
+                key.clone()
+            } else {
+                format!("{parent}.{key}")
+            }
         }
         Path::Some { parent }
         | Path::NewtypeStruct { parent }

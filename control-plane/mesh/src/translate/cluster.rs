@@ -29,7 +29,10 @@ pub(super) const CLUSTER_DOMAIN: &str = "svc.cluster.local";
 /// `outbound|9080||reviews.shop.svc.cluster.local`.
 pub(super) fn outbound_name(address: &ServiceAddress) -> String {
     let ServiceAddress { service, port } = address;
-    format!("outbound|{port}||{}.{}.{CLUSTER_DOMAIN}", service.name, service.namespace)
+    format!(
+        "outbound|{port}||{}.{}.{CLUSTER_DOMAIN}",
+        service.name, service.namespace
+    )
 }
 
 /// `inbound|8080||`.
@@ -39,8 +42,8 @@ pub(super) fn inbound_name(inbound: &Inbound) -> String {
 
 /// A service as its callers see it.
 pub(super) fn outbound(name: &str, protocol: &AppProtocol) -> api::Cluster {
-    use options::{ExplicitHttpConfig, UpstreamProtocolOptions::ExplicitHttpConfig as Explicit};
     use options::explicit_http_config::ProtocolConfig;
+    use options::{ExplicitHttpConfig, UpstreamProtocolOptions::ExplicitHttpConfig as Explicit};
     let http2 = *protocol == AppProtocol::Http2;
     let protocol = http2.then(|| {
         Explicit(ExplicitHttpConfig {
@@ -67,18 +70,18 @@ pub(super) fn inbound(inbound: &Inbound) -> api::Cluster {
     let http2 = core::Http2ProtocolOptions::default;
     let protocol = match inbound.protocol {
         InboundProtocol::Http1 => None,
-        InboundProtocol::Http2 => {
-            Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+        InboundProtocol::Http2 => Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig {
                 protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2())),
-            }))
-        }
-        InboundProtocol::Auto => {
-            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            },
+        )),
+        InboundProtocol::Auto => Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+            UseDownstreamHttpConfig {
                 http_protocol_options: Some(core::Http1ProtocolOptions::default()),
                 http2_protocol_options: Some(http2()),
                 ..Default::default()
-            }))
-        }
+            },
+        )),
     };
     let name = inbound_name(inbound);
     api::Cluster {
@@ -106,8 +109,6 @@ fn cluster(name: &str, protocol: Option<options::UpstreamProtocolOptions>) -> ap
 
 type Options = std::collections::HashMap<String, Any>;
 
-fn discovery(
-    kind: api::cluster::DiscoveryType,
-) -> Option<api::cluster::ClusterDiscoveryType> {
+fn discovery(kind: api::cluster::DiscoveryType) -> Option<api::cluster::ClusterDiscoveryType> {
     Some(api::cluster::ClusterDiscoveryType::Type(kind.into()))
 }

@@ -48,12 +48,24 @@ pub(super) fn listeners(node: &Node) -> Vec<api::Listener> {
             route_config_name: OUTBOUND_ROUTES.to_owned(),
         };
         let routes = manager::RouteSpecifier::Rds(rds);
-        listener(node, OUTBOUND_LISTENER, TrafficDirection::Outbound, address, routes)
+        listener(
+            node,
+            OUTBOUND_LISTENER,
+            TrafficDirection::Outbound,
+            address,
+            routes,
+        )
     });
     let inbound = node.metadata.inbound.iter().map(|inbound| {
         let name = format!("{INBOUND_LISTENER}|{}", inbound.listen.port());
         let routes = manager::RouteSpecifier::RouteConfig(inbound_routes(node, &name, inbound));
-        listener(node, &name, TrafficDirection::Inbound, inbound.listen, routes)
+        listener(
+            node,
+            &name,
+            TrafficDirection::Inbound,
+            inbound.listen,
+            routes,
+        )
     });
     outbound.into_iter().chain(inbound).collect()
 }
@@ -74,7 +86,10 @@ fn listener(
     api::Listener {
         name: name.to_owned(),
         address: Some(wire::address(address)),
-        filter_chains: vec![api::FilterChain { filters: vec![filter], ..Default::default() }],
+        filter_chains: vec![api::FilterChain {
+            filters: vec![filter],
+            ..Default::default()
+        }],
         traffic_direction: direction.into(),
         ..Default::default()
     }
@@ -119,11 +134,17 @@ fn inbound_routes(node: &Node, name: &str, inbound: &Inbound) -> route_api::Rout
     let route = route_api::Route {
         name: name.to_owned(),
         r#match: Some(route_api::RouteMatch {
-            path_specifier: Some(route_api::route_match::PathSpecifier::Prefix("/".to_owned())),
+            path_specifier: Some(route_api::route_match::PathSpecifier::Prefix(
+                "/".to_owned(),
+            )),
             ..Default::default()
         }),
         action: Some(route_api::route::Action::Route(action)),
-        decorator: Some(decorator(format!("{}:{}/*", service_name(node), inbound.app.port()))),
+        decorator: Some(decorator(format!(
+            "{}:{}/*",
+            service_name(node),
+            inbound.app.port()
+        ))),
         ..Default::default()
     };
     let virtual_host = route_api::VirtualHost {
@@ -142,15 +163,23 @@ fn inbound_routes(node: &Node, name: &str, inbound: &Inbound) -> route_api::Rout
 
 /// The name of a span. Peers need not be told: they name their own.
 pub(super) fn decorator(operation: String) -> route_api::Decorator {
-    route_api::Decorator { operation, propagate: Some(wire::boolean(false)) }
+    route_api::Decorator {
+        operation,
+        propagate: Some(wire::boolean(false)),
+    }
 }
 
 /// `reviews.shop`, as spans name their service.
 fn service_name(node: &Node) -> String {
     let metadata = &node.metadata;
-    let name = [&metadata.service, &metadata.workload, &node.cluster, &node.id]
-        .into_iter()
-        .find(|name| !name.is_empty());
+    let name = [
+        &metadata.service,
+        &metadata.workload,
+        &node.cluster,
+        &node.id,
+    ]
+    .into_iter()
+    .find(|name| !name.is_empty());
     let name = name.map_or("unknown", String::as_str);
     format!("{name}.{}", metadata.namespace)
 }
@@ -176,7 +205,9 @@ fn tracing(node: &Node) -> Option<manager::Tracing> {
         config_type: Some(tracing::http::ConfigType::TypedConfig(wire::any(&exporter))),
     };
     Some(manager::Tracing {
-        random_sampling: Some(Percent { value: f64::from(wanted.sampling) }),
+        random_sampling: Some(Percent {
+            value: f64::from(wanted.sampling),
+        }),
         provider: Some(provider),
         ..Default::default()
     })
@@ -185,7 +216,10 @@ fn tracing(node: &Node) -> Option<manager::Tracing> {
 /// In Envoy's default format.
 fn access_log(node: &Node) -> Option<AccessLog> {
     let path = node.metadata.access_log.clone()?;
-    let file: Any = wire::any(&FileAccessLog { path, ..Default::default() });
+    let file: Any = wire::any(&FileAccessLog {
+        path,
+        ..Default::default()
+    });
     Some(AccessLog {
         name: FILE_ACCESS_LOG.to_owned(),
         config_type: Some(access_log::ConfigType::TypedConfig(file)),

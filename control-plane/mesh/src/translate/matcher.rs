@@ -6,7 +6,12 @@ use crate::model::{Match, PathMatch, TextMatch, ValueMatch};
 
 pub(super) fn route_match(one: &Match) -> api::RouteMatch {
     use api::route_match::PathSpecifier;
-    let Match { path, method, headers, query } = one;
+    let Match {
+        path,
+        method,
+        headers,
+        query,
+    } = one;
     let path = match path {
         PathMatch::Exact(path) => PathSpecifier::Path(path.to_string()),
         PathMatch::Regex(pattern) => PathSpecifier::SafeRegex(regex(pattern)),
@@ -14,10 +19,15 @@ pub(super) fn route_match(one: &Match) -> api::RouteMatch {
         // `/shop` and `/shop/cart`, but not `/shopping`.
         PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.to_string()),
     };
-    let method = method.as_ref().map(|method| header(":method", &TextMatch::Exact(method.clone())));
+    let method = method
+        .as_ref()
+        .map(|method| header(":method", &TextMatch::Exact(method.clone())));
     api::RouteMatch {
         path_specifier: Some(path),
-        headers: method.into_iter().chain(headers.iter().map(header_match)).collect(),
+        headers: method
+            .into_iter()
+            .chain(headers.iter().map(header_match))
+            .collect(),
         query_parameters: query.iter().map(query_match).collect(),
         ..Default::default()
     }
@@ -25,12 +35,19 @@ pub(super) fn route_match(one: &Match) -> api::RouteMatch {
 
 /// Full match, as everywhere in Envoy's routes.
 pub(super) fn regex(pattern: &str) -> matcher::RegexMatcher {
-    matcher::RegexMatcher { regex: pattern.to_owned(), ..Default::default() }
+    matcher::RegexMatcher {
+        regex: pattern.to_owned(),
+        ..Default::default()
+    }
 }
 
 fn header_match(on: &ValueMatch) -> api::HeaderMatcher {
     // A proxy keeps HTTP/1's Host as HTTP/2's pseudo-header.
-    let name = if *on.name == *"host" { ":authority" } else { &on.name };
+    let name = if *on.name == *"host" {
+        ":authority"
+    } else {
+        &on.name
+    };
     header(name, &on.value)
 }
 
@@ -58,5 +75,8 @@ fn text(value: &TextMatch) -> matcher::StringMatcher {
         TextMatch::Exact(text) => MatchPattern::Exact(text.to_string()),
         TextMatch::Regex(pattern) => MatchPattern::SafeRegex(regex(pattern)),
     };
-    matcher::StringMatcher { match_pattern: Some(pattern), ..Default::default() }
+    matcher::StringMatcher {
+        match_pattern: Some(pattern),
+        ..Default::default()
+    }
 }

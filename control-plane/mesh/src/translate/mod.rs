@@ -45,7 +45,10 @@ impl Resource {
         let body: Arc<[u8]> = message.encode_to_vec().into();
         let mut hasher = DefaultHasher::new();
         body.hash(&mut hasher);
-        Self { version: format!("{:016x}", hasher.finish()).into(), body }
+        Self {
+            version: format!("{:016x}", hasher.finish()).into(),
+            body,
+        }
     }
 }
 
@@ -71,14 +74,23 @@ impl Resources {
         use outrigger_proto::envoy::config;
         let typed = |url: String, map: &ResourceMap| {
             map.values()
-                .map(|resource| Any { type_url: url.clone(), value: resource.body.to_vec() })
+                .map(|resource| Any {
+                    type_url: url.clone(),
+                    value: resource.body.to_vec(),
+                })
                 .collect::<Vec<_>>()
         };
         let mut all = typed(config::cluster::v3::Cluster::type_url(), &self.clusters);
         let endpoint = config::endpoint::v3::ClusterLoadAssignment::type_url();
         all.extend(typed(endpoint, &self.endpoints));
-        all.extend(typed(config::listener::v3::Listener::type_url(), &self.listeners));
-        all.extend(typed(config::route::v3::RouteConfiguration::type_url(), &self.routes));
+        all.extend(typed(
+            config::listener::v3::Listener::type_url(),
+            &self.listeners,
+        ));
+        all.extend(typed(
+            config::route::v3::RouteConfiguration::type_url(),
+            &self.routes,
+        ));
         all
     }
 }
@@ -105,9 +117,15 @@ impl Translator {
     pub fn new(model: Arc<Model>, previous: Option<&Self>) -> Self {
         let mut ports = BTreeMap::new();
         for (service, entry) in model.services() {
-            for slot in entry.ports.iter().filter(|slot| slot.port.protocol.is_http()) {
-                let address =
-                    ServiceAddress { service: service.clone(), port: slot.port.number };
+            for slot in entry
+                .ports
+                .iter()
+                .filter(|slot| slot.port.protocol.is_http())
+            {
+                let address = ServiceAddress {
+                    service: service.clone(),
+                    port: slot.port.number,
+                };
                 let known = previous.and_then(|previous| previous.ports.get(&address));
                 let resources = match known {
                     Some(known)
@@ -132,12 +150,16 @@ impl Translator {
     /// What all proxies of one scope share: clusters, endpoints and routes of the mesh.
     pub fn scope(&self, scope: &Scope) -> Resources {
         let mut resources = Resources::default();
-        for (address, port) in self.ports.iter().filter(|(port, _)| scope.sees(&port.service)) {
+        for (address, port) in self
+            .ports
+            .iter()
+            .filter(|(port, _)| scope.sees(&port.service))
+        {
             resources.insert_port(port);
             // A route may lead to services that the proxy does not call by name.
             let entry = self.model.services().get(&address.service);
-            let slot = entry
-                .and_then(|entry| entry.ports.iter().find(|s| s.port.number == address.port));
+            let slot =
+                entry.and_then(|entry| entry.ports.iter().find(|s| s.port.number == address.port));
             let routes = slot.map_or(&[][..], |slot| slot.routes.for_clients_in(&scope.namespace));
             for target in routes
                 .iter()
@@ -150,7 +172,9 @@ impl Translator {
             }
         }
         let routes = route::outbound(&self.model, scope);
-        resources.routes.insert(OUTBOUND_ROUTES.into(), Resource::of(&routes));
+        resources
+            .routes
+            .insert(OUTBOUND_ROUTES.into(), Resource::of(&routes));
         resources
     }
 
@@ -162,7 +186,9 @@ impl Translator {
             resources.listeners.insert(name, Resource::of(&listener));
         }
         for cluster in node.metadata.inbound.iter().map(cluster::inbound) {
-            resources.clusters.insert(cluster.name.as_str().into(), Resource::of(&cluster));
+            resources
+                .clusters
+                .insert(cluster.name.as_str().into(), Resource::of(&cluster));
         }
         resources
     }
@@ -179,8 +205,10 @@ impl Translator {
 
 impl Resources {
     fn insert_port(&mut self, port: &PortResources) {
-        self.clusters.insert(Arc::clone(&port.name), port.cluster.clone());
-        self.endpoints.insert(Arc::clone(&port.name), port.assignment.clone());
+        self.clusters
+            .insert(Arc::clone(&port.name), port.cluster.clone());
+        self.endpoints
+            .insert(Arc::clone(&port.name), port.assignment.clone());
     }
 }
 

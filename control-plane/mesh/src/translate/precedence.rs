@@ -22,7 +22,12 @@ pub(super) struct Precedence {
 
 impl Precedence {
     pub(super) fn of(one: &Match) -> Self {
-        let Match { path, method, headers, query } = one;
+        let Match {
+            path,
+            method,
+            headers,
+            query,
+        } = one;
         let path = match path {
             // Two exact paths never match the same request.
             PathMatch::Exact(_) => (0, Reverse(0)),

@@ -6,17 +6,23 @@ use super::matcher::regex;
 use crate::model::{PathChange, PathMatch, Redirect, Rewrite};
 
 /// The host of a rewrite.
-pub(super) fn host(
-    rewrite: Option<&Rewrite>,
-) -> Option<api::route_action::HostRewriteSpecifier> {
+pub(super) fn host(rewrite: Option<&Rewrite>) -> Option<api::route_action::HostRewriteSpecifier> {
     let hostname = rewrite?.hostname.as_ref()?;
-    Some(api::route_action::HostRewriteSpecifier::HostRewriteLiteral(hostname.to_string()))
+    Some(api::route_action::HostRewriteSpecifier::HostRewriteLiteral(
+        hostname.to_string(),
+    ))
 }
 
 /// A redirect without its path. `parent_port` is the port that the request came to.
 pub(super) fn redirect(redirect: &Redirect, parent_port: u16) -> api::RedirectAction {
     use api::redirect_action::{RedirectResponseCode as Code, SchemeRewriteSpecifier};
-    let Redirect { scheme, hostname, path: _, port, status } = redirect;
+    let Redirect {
+        scheme,
+        hostname,
+        path: _,
+        port,
+        status,
+    } = redirect;
     let code = match status {
         301 => Code::MovedPermanently,
         303 => Code::SeeOther,
@@ -35,7 +41,10 @@ pub(super) fn redirect(redirect: &Redirect, parent_port: u16) -> api::RedirectAc
         (None, None, None) => None,
     };
     api::RedirectAction {
-        host_redirect: hostname.as_ref().map(ToString::to_string).unwrap_or_default(),
+        host_redirect: hostname
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         port_redirect: port.unwrap_or_default().into(),
         response_code: code.into(),
         scheme_rewrite_specifier: scheme
@@ -88,7 +97,9 @@ enum Replace {
 /// The API replaces whole path elements, a proxy characters: at the root they differ.
 fn replace_prefix(matched: &PathMatch, to: &str) -> Replace {
     // Only prefixes get here: the API's rules are checked when the route is read.
-    let PathMatch::Prefix(from) = matched else { return Replace::Nothing };
+    let PathMatch::Prefix(from) = matched else {
+        return Replace::Nothing;
+    };
     let to = to.trim_end_matches('/');
     match (from.is_empty(), to.is_empty()) {
         (true, true) => Replace::Nothing,
@@ -96,9 +107,7 @@ fn replace_prefix(matched: &PathMatch, to: &str) -> Replace {
         (true, false) => Replace::Prefix(format!("{to}/")),
         (false, false) => Replace::Prefix(to.to_owned()),
         // `/shop/cart` → `/cart`, and `/shop` → `/`.
-        (false, true) => {
-            Replace::Regex(substitute(format!("^{}/?", ::regex::escape(from)), "/"))
-        }
+        (false, true) => Replace::Regex(substitute(format!("^{}/?", ::regex::escape(from)), "/")),
     }
 }
 
@@ -111,5 +120,9 @@ fn substitute(pattern: String, to: &str) -> matcher::RegexMatchAndSubstitute {
 }
 
 fn or_root(path: &str) -> String {
-    if path.is_empty() { "/".to_owned() } else { path.to_owned() }
+    if path.is_empty() {
+        "/".to_owned()
+    } else {
+        path.to_owned()
+    }
 }

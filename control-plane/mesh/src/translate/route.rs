@@ -24,7 +24,11 @@ pub(super) fn outbound(model: &Model, scope: &Scope) -> api::RouteConfiguration 
     for (id, entry) in model.services().iter().filter(|(id, _)| scope.sees(id)) {
         let service = entry.service();
         let default = service.default_port().map(|port| port.number);
-        for slot in entry.ports.iter().filter(|slot| slot.port.protocol.is_http()) {
+        for slot in entry
+            .ports
+            .iter()
+            .filter(|slot| slot.port.protocol.is_http())
+        {
             let number = slot.port.number;
             let is_default = default == Some(number);
             virtual_hosts.push(api::VirtualHost {
@@ -68,7 +72,10 @@ fn domains(service: &Service, port: u16, is_default: bool, scope: &Scope) -> Vec
 /// The routes of one virtual host. None at all means that nothing is attached, and then the service
 /// leads to its own endpoints; routes that match nothing leave the rest to 404.
 fn routes(model: &Model, service: &Service, slot: &PortEntry, scope: &Scope) -> Vec<api::Route> {
-    let parent = ServiceAddress { service: service.id.clone(), port: slot.port.number };
+    let parent = ServiceAddress {
+        service: service.id.clone(),
+        port: slot.port.number,
+    };
     let attached = slot.routes.for_clients_in(&scope.namespace);
     if attached.is_empty() {
         return vec![own_endpoints(&parent)];
@@ -112,7 +119,10 @@ fn own_endpoints(parent: &ServiceAddress) -> api::Route {
 
 fn operation(parent: &ServiceAddress) -> api::Decorator {
     let ServiceAddress { service, port } = parent;
-    decorator(format!("{}.{}.{CLUSTER_DOMAIN}:{port}/*", service.name, service.namespace))
+    decorator(format!(
+        "{}.{}.{CLUSTER_DOMAIN}:{port}/*",
+        service.name, service.namespace
+    ))
 }
 
 /// Everything of a rule but its match and what depends on it.
@@ -149,8 +159,15 @@ fn rule_action(
 
 /// `HTTPRoute/shop/reviews spec.rules[0]`: what a proxy reports as the rule that acted.
 fn rule_name(resolved: &ResolvedRoute, index: usize, rule: &Rule) -> String {
-    let name = rule.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-    format!("HTTPRoute/{} spec.rules[{index}]{name}", resolved.route().id)
+    let name = rule
+        .name
+        .as_ref()
+        .map(|name| format!(" ({name})"))
+        .unwrap_or_default();
+    format!(
+        "HTTPRoute/{} spec.rules[{index}]{name}",
+        resolved.route().id
+    )
 }
 
 fn action(
@@ -162,8 +179,12 @@ fn action(
         return api::route::Action::Redirect(rewrite::redirect(redirect, parent.port));
     }
     // Backends without weight get nothing, so they do not make the rule work either.
-    let weighted: Vec<_> =
-        rule.backends.iter().zip(backends).filter(|(backend, _)| backend.weight > 0).collect();
+    let weighted: Vec<_> = rule
+        .backends
+        .iter()
+        .zip(backends)
+        .filter(|(backend, _)| backend.weight > 0)
+        .collect();
     if weighted.iter().all(|(_, resolved)| resolved.is_err()) {
         return api::route::Action::DirectResponse(no_backend(rule, &weighted));
     }
@@ -210,7 +231,10 @@ fn timeout(rule: &Rule) -> Duration {
 
 fn no_backend(
     rule: &Rule,
-    weighted: &[(&crate::model::Backend, &Result<ServiceAddress, InvalidBackend>)],
+    weighted: &[(
+        &crate::model::Backend,
+        &Result<ServiceAddress, InvalidBackend>,
+    )],
 ) -> api::DirectResponseAction {
     let reasons: Vec<_> = weighted
         .iter()
@@ -225,7 +249,10 @@ fn no_backend(
     let body = core::data_source::Specifier::InlineString(format!("no valid backend: {why}"));
     api::DirectResponseAction {
         status: 500,
-        body: Some(core::DataSource { specifier: Some(body), ..Default::default() }),
+        body: Some(core::DataSource {
+            specifier: Some(body),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -238,7 +265,12 @@ fn cluster_name(
         Ok(address) => cluster::outbound_name(address),
         Err(invalid) => {
             let target = &backend.target;
-            format!("{}|{}||{}", invalid.reason, target.port.unwrap_or_default(), target.id)
+            format!(
+                "{}|{}||{}",
+                invalid.reason,
+                target.port.unwrap_or_default(),
+                target.id
+            )
         }
     }
 }
@@ -292,9 +324,16 @@ fn header_changes(changes: &HeaderChanges) -> (Vec<core::HeaderValueOption>, Vec
         }
     };
     let HeaderChanges { set, add, remove } = changes;
-    let set = set.iter().map(|header| option(header, Append::OverwriteIfExistsOrAdd));
-    let add = add.iter().map(|header| option(header, Append::AppendIfExistsOrAdd));
-    (set.chain(add).collect(), remove.iter().map(ToString::to_string).collect())
+    let set = set
+        .iter()
+        .map(|header| option(header, Append::OverwriteIfExistsOrAdd));
+    let add = add
+        .iter()
+        .map(|header| option(header, Append::AppendIfExistsOrAdd));
+    (
+        set.chain(add).collect(),
+        remove.iter().map(ToString::to_string).collect(),
+    )
 }
 
 /// How a path is changed depends on how it was matched.
@@ -315,4 +354,3 @@ fn with_path_change(route: &api::Route, rule: &Rule, one: &crate::model::Match) 
     }
     route
 }
-

@@ -9,7 +9,10 @@ use outrigger_proto::{
 use prost::{Message, Name};
 
 pub(super) fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+    Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
 }
 
 pub(super) fn boolean(value: bool) -> protobuf::BoolValue {

@@ -72,9 +72,17 @@ pub(super) fn read_rule(
             ("CORS", "cors", cors.is_some()),
             ("ExtensionRef", "extensionRef", extension_ref.is_some()),
             ("ExternalAuth", "externalAuth", external_auth.is_some()),
-            ("RequestHeaderModifier", "requestHeaderModifier", request_header_modifier.is_some()),
+            (
+                "RequestHeaderModifier",
+                "requestHeaderModifier",
+                request_header_modifier.is_some(),
+            ),
             ("RequestMirror", "requestMirror", request_mirror.is_some()),
-            ("RequestRedirect", "requestRedirect", request_redirect.is_some()),
+            (
+                "RequestRedirect",
+                "requestRedirect",
+                request_redirect.is_some(),
+            ),
             (
                 "ResponseHeaderModifier",
                 "responseHeaderModifier",
@@ -95,7 +103,10 @@ pub(super) fn read_rule(
         check_union(name, &set, &path, checks);
         let repeatable = matches!(r#type, Type::ExtensionRef | Type::RequestMirror);
         if seen.contains(&name) && !repeatable {
-            checks.error(path.clone(), format!("{name} can be used only once in a rule"));
+            checks.error(
+                path.clone(),
+                format!("{name} can be used only once in a rule"),
+            );
         }
         seen.push(name);
         match r#type {
@@ -151,15 +162,31 @@ pub(super) fn read_backend(
         };
         let set = [
             ("CORS", "cors", filter.cors.is_some()),
-            ("ExtensionRef", "extensionRef", filter.extension_ref.is_some()),
-            ("ExternalAuth", "externalAuth", filter.external_auth.is_some()),
+            (
+                "ExtensionRef",
+                "extensionRef",
+                filter.extension_ref.is_some(),
+            ),
+            (
+                "ExternalAuth",
+                "externalAuth",
+                filter.external_auth.is_some(),
+            ),
             (
                 "RequestHeaderModifier",
                 "requestHeaderModifier",
                 filter.request_header_modifier.is_some(),
             ),
-            ("RequestMirror", "requestMirror", filter.request_mirror.is_some()),
-            ("RequestRedirect", "requestRedirect", filter.request_redirect.is_some()),
+            (
+                "RequestMirror",
+                "requestMirror",
+                filter.request_mirror.is_some(),
+            ),
+            (
+                "RequestRedirect",
+                "requestRedirect",
+                filter.request_redirect.is_some(),
+            ),
             (
                 "ResponseHeaderModifier",
                 "responseHeaderModifier",
@@ -183,7 +210,10 @@ pub(super) fn read_backend(
             Type::ResponseHeaderModifier => {
                 if let Some(modifier) = filter.response_header_modifier {
                     let at = format!("{path}.responseHeaderModifier");
-                    if response.replace(header_changes!(modifier, at, checks)).is_some() {
+                    if response
+                        .replace(header_changes!(modifier, at, checks))
+                        .is_some()
+                    {
                         checks.error(path, once);
                     }
                 }
@@ -201,9 +231,15 @@ pub(super) fn read_backend(
 fn check_union(name: &str, set: &[(&str, &str, bool)], path: &str, checks: &mut Checks) {
     for (of, field, is_set) in set {
         if *of == name && !is_set {
-            checks.error(format!("{path}.{field}"), format!("missing for type {name}"));
+            checks.error(
+                format!("{path}.{field}"),
+                format!("missing for type {name}"),
+            );
         } else if *of != name && *is_set {
-            checks.error(format!("{path}.{field}"), format!("does not belong to type {name}"));
+            checks.error(
+                format!("{path}.{field}"),
+                format!("does not belong to type {name}"),
+            );
         }
     }
 }
@@ -234,8 +270,15 @@ fn read_name(name: String, path: String, checks: &mut Checks) -> Option<Arc<str>
 fn check_host(changes: &HeaderChanges, path: &str, checks: &mut Checks) {
     let set = changes.set.iter().map(|(name, _)| name);
     let added = changes.add.iter().map(|(name, _)| name);
-    if set.chain(added).chain(&changes.remove).any(|name| **name == *"host") {
-        checks.unsupported(path, "Host cannot be changed as a header: use URLRewrite's hostname");
+    if set
+        .chain(added)
+        .chain(&changes.remove)
+        .any(|name| **name == *"host")
+    {
+        checks.unsupported(
+            path,
+            "Host cannot be changed as a header: use URLRewrite's hostname",
+        );
     }
 }
 
@@ -267,7 +310,13 @@ fn read_redirect(
     let to_path = to_path.and_then(|change| {
         let is_full = matches!(change.r#type, PathType::ReplaceFullPath);
         let at = format!("{path}.path");
-        read_path_change(is_full, change.replace_full_path, change.replace_prefix_match, &at, checks)
+        read_path_change(
+            is_full,
+            change.replace_full_path,
+            change.replace_prefix_match,
+            &at,
+            checks,
+        )
     });
     Redirect {
         scheme: scheme.map(|scheme| match scheme {
@@ -287,13 +336,25 @@ fn read_rewrite(
     checks: &mut Checks,
 ) -> Rewrite {
     use api::HttpRouteRulesFiltersUrlRewritePathType as PathType;
-    let api::HttpRouteRulesFiltersUrlRewrite { hostname, path: to_path } = rewrite;
+    let api::HttpRouteRulesFiltersUrlRewrite {
+        hostname,
+        path: to_path,
+    } = rewrite;
     let to_path = to_path.and_then(|change| {
         let is_full = matches!(change.r#type, PathType::ReplaceFullPath);
         let at = format!("{path}.path");
-        read_path_change(is_full, change.replace_full_path, change.replace_prefix_match, &at, checks)
+        read_path_change(
+            is_full,
+            change.replace_full_path,
+            change.replace_prefix_match,
+            &at,
+            checks,
+        )
     });
-    Rewrite { hostname: read_hostname(hostname, path, checks), path: to_path }
+    Rewrite {
+        hostname: read_hostname(hostname, path, checks),
+        path: to_path,
+    }
 }
 
 fn read_path_change(
@@ -309,7 +370,10 @@ fn read_path_change(
         ("replacePrefixMatch", "replaceFullPath", prefix, full)
     };
     if unwanted.is_some() {
-        checks.error(format!("{path}.{other}"), format!("does not belong to the type of {field}"));
+        checks.error(
+            format!("{path}.{other}"),
+            format!("does not belong to the type of {field}"),
+        );
     }
     let Some(value) = value else {
         checks.error(format!("{path}.{field}"), "missing for its type");
@@ -324,11 +388,18 @@ fn read_path_change(
         checks.error(at, format!("'{value}' must start with '/'"));
         return None;
     }
-    if value.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'?' || byte == b'#') {
+    if value
+        .bytes()
+        .any(|byte| byte <= b' ' || byte == 0x7f || byte == b'?' || byte == b'#')
+    {
         checks.error(at, format!("'{value}' has characters that no path has"));
         return None;
     }
-    Some(if is_full { PathChange::Full(value.into()) } else { PathChange::Prefix(value.into()) })
+    Some(if is_full {
+        PathChange::Full(value.into())
+    } else {
+        PathChange::Prefix(value.into())
+    })
 }
 
 fn read_hostname(hostname: Option<String>, path: &str, checks: &mut Checks) -> Option<Arc<str>> {

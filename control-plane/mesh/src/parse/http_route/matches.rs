@@ -22,8 +22,11 @@ pub(super) fn read(
         checks.error(format!("{rule}.matches"), "there can be at most 64");
     }
     // The API's default: everything.
-    let matches =
-        if matches.is_empty() { vec![api::HttpRouteRulesMatches::default()] } else { matches };
+    let matches = if matches.is_empty() {
+        vec![api::HttpRouteRulesMatches::default()]
+    } else {
+        matches
+    };
     matches
         .into_iter()
         .enumerate()
@@ -32,7 +35,12 @@ pub(super) fn read(
 }
 
 fn read_match(one: api::HttpRouteRulesMatches, path: &str, checks: &mut Checks) -> Match {
-    let api::HttpRouteRulesMatches { headers, method, path: on_path, query_params } = one;
+    let api::HttpRouteRulesMatches {
+        headers,
+        method,
+        path: on_path,
+        query_params,
+    } = one;
     Match {
         path: read_path(on_path.unwrap_or_default(), &format!("{path}.path"), checks),
         method: method.map(|method| method_name(&method).into()),
@@ -71,7 +79,9 @@ fn check_path(value: &str, at: String, checks: &mut Checks) {
         return;
     }
     let lower = value.to_ascii_lowercase();
-    let forbidden = ["//", "/./", "/../", "%2f"].into_iter().find(|part| lower.contains(part));
+    let forbidden = ["//", "/./", "/../", "%2f"]
+        .into_iter()
+        .find(|part| lower.contains(part));
     let ends = ["/.", "/.."].into_iter().find(|end| value.ends_with(end));
     if let Some(part) = forbidden.or(ends) {
         checks.error(at, format!("'{value}' must not contain '{part}'"));
@@ -92,7 +102,11 @@ fn read_headers(
     let mut read: Vec<ValueMatch> = Vec::with_capacity(headers.len());
     for (index, header) in headers.into_iter().enumerate() {
         let path = format!("{path}.headers[{index}]");
-        let api::HttpRouteRulesMatchesHeaders { name, r#type, value } = header;
+        let api::HttpRouteRulesMatchesHeaders {
+            name,
+            r#type,
+            value,
+        } = header;
         let is_regex = matches!(r#type, Some(Type::RegularExpression));
         // By the API, of equal names only the first counts; names ignore case.
         let name = name.to_ascii_lowercase();
@@ -113,7 +127,11 @@ fn read_query(
     let mut read: Vec<ValueMatch> = Vec::with_capacity(params.len());
     for (index, param) in params.into_iter().enumerate() {
         let path = format!("{path}.queryParams[{index}]");
-        let api::HttpRouteRulesMatchesQueryParams { name, r#type, value } = param;
+        let api::HttpRouteRulesMatchesQueryParams {
+            name,
+            r#type,
+            value,
+        } = param;
         let is_regex = matches!(r#type, Some(Type::RegularExpression));
         push_value(&mut read, name, value, is_regex, &path, checks);
     }
@@ -129,7 +147,10 @@ fn push_value(
     checks: &mut Checks,
 ) {
     if !is_token(&name) {
-        checks.error(format!("{path}.name"), format!("'{name}' is not a valid name"));
+        checks.error(
+            format!("{path}.name"),
+            format!("'{name}' is not a valid name"),
+        );
     }
     if value.is_empty() || value.len() > 4096 {
         checks.error(format!("{path}.value"), "must have 1 to 4096 characters");
@@ -138,12 +159,22 @@ fn push_value(
         check_regex(&value, format!("{path}.value"), checks);
     }
     if read.iter().any(|other| *other.name == *name) {
-        checks.warn(format!("{path}.name"), format!("'{name}' is there twice: the first counts"));
+        checks.warn(
+            format!("{path}.name"),
+            format!("'{name}' is there twice: the first counts"),
+        );
         return;
     }
     let value: Arc<str> = value.into();
-    let value = if is_regex { TextMatch::Regex(value) } else { TextMatch::Exact(value) };
-    read.push(ValueMatch { name: name.into(), value });
+    let value = if is_regex {
+        TextMatch::Regex(value)
+    } else {
+        TextMatch::Exact(value)
+    };
+    read.push(ValueMatch {
+        name: name.into(),
+        value,
+    });
 }
 
 fn method_name(method: &api::HttpRouteRulesMatchesMethod) -> &'static str {

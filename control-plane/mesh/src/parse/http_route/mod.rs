@@ -37,7 +37,12 @@ struct Manifest {
 pub(super) fn read(value: Value, checks: &mut Checks) -> Option<HttpRoute> {
     let manifest: Manifest = value::typed(value, checks)?;
     let id = metadata::read(&manifest.metadata, checks)?;
-    let api::HttpRouteSpec { hostnames, parent_refs, rules, use_default_gateways } = manifest.spec;
+    let api::HttpRouteSpec {
+        hostnames,
+        parent_refs,
+        rules,
+        use_default_gateways,
+    } = manifest.spec;
     if use_default_gateways.is_some() {
         checks.unsupported("spec.useDefaultGateways", "there are no default gateways");
     }
@@ -61,7 +66,10 @@ pub(super) fn read(value: Value, checks: &mut Checks) -> Option<HttpRoute> {
         .collect();
     let rules = rules.unwrap_or_else(|| vec![api::HttpRouteRules::default()]);
     if rules.is_empty() || rules.len() > 16 {
-        checks.error("spec.rules", format!("{} rules; there must be 1 to 16", rules.len()));
+        checks.error(
+            "spec.rules",
+            format!("{} rules; there must be 1 to 16", rules.len()),
+        );
     }
     let rules = rules
         .into_iter()
@@ -71,13 +79,29 @@ pub(super) fn read(value: Value, checks: &mut Checks) -> Option<HttpRoute> {
     let unsupported = checks
         .unsupported
         .drain(..)
-        .map(|problem| Unsupported { path: problem.path, message: problem.message })
+        .map(|problem| Unsupported {
+            path: problem.path,
+            message: problem.message,
+        })
         .collect::<Vec<_>>();
     for field in &unsupported {
-        checks.warn(&field.path, format!("not supported, so the route is not in force: {}", field.message));
+        checks.warn(
+            &field.path,
+            format!(
+                "not supported, so the route is not in force: {}",
+                field.message
+            ),
+        );
     }
     let created = manifest.metadata.creation_timestamp.map(|time| time.0);
-    Some(HttpRoute { id, created, hostnames, parents, rules, unsupported })
+    Some(HttpRoute {
+        id,
+        created,
+        hostnames,
+        parents,
+        rules,
+        unsupported,
+    })
 }
 
 fn read_parent(
@@ -86,11 +110,21 @@ fn read_parent(
     path: &str,
     checks: &mut Checks,
 ) -> ParentRef {
-    let api::HttpRouteParentRefs { group, kind, name, namespace, port, section_name } = parent;
+    let api::HttpRouteParentRefs {
+        group,
+        kind,
+        name,
+        namespace,
+        port,
+        section_name,
+    } = parent;
     let group = group.unwrap_or_else(|| GATEWAY_GROUP.to_owned());
     let kind = kind.unwrap_or_else(|| "Gateway".to_owned());
     if group == GATEWAY_GROUP && kind == "Service" {
-        checks.error(format!("{path}.group"), "a Service is of the group \"\": write group: \"\"");
+        checks.error(
+            format!("{path}.group"),
+            "a Service is of the group \"\": write group: \"\"",
+        );
     }
     check_reference(&name, namespace.as_deref(), path, checks);
     ParentRef {
@@ -107,12 +141,19 @@ fn read_parent(
 
 /// The API calls the group of Services "" and, in places, "core".
 fn core_group(group: String) -> Arc<str> {
-    if group == "core" { Arc::from("") } else { group.into() }
+    if group == "core" {
+        Arc::from("")
+    } else {
+        group.into()
+    }
 }
 
 fn check_reference(name: &str, namespace: Option<&str>, path: &str, checks: &mut Checks) {
     if !metadata::is_subdomain(name) {
-        checks.error(format!("{path}.name"), format!("'{name}' is not a valid name"));
+        checks.error(
+            format!("{path}.name"),
+            format!("'{name}' is not a valid name"),
+        );
     }
     if let Some(namespace) = namespace.filter(|namespace| !metadata::is_label(namespace)) {
         let message = format!("'{namespace}' is not a valid namespace name");
@@ -133,7 +174,9 @@ fn read_port(port: Option<i32>, path: &str, checks: &mut Checks) -> Option<u16> 
 fn is_token(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 256
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 /// Reports `pattern` if it does not compile.
@@ -141,6 +184,9 @@ fn check_regex(pattern: &str, path: String, checks: &mut Checks) {
     if let Err(error) = regex::Regex::new(pattern) {
         let text = error.to_string();
         let reason = text.lines().last().unwrap_or(&text).trim();
-        checks.error(path, format!("'{pattern}' is not a valid regular expression: {reason}"));
+        checks.error(
+            path,
+            format!("'{pattern}' is not a valid regular expression: {reason}"),
+        );
     }
 }

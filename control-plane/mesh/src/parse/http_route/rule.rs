@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use gateway_api::experimental::httproutes as api;
 
 use super::{Checks, check_reference, core_group, filters, matches, read_port};
-use crate::model::{Backend, BackendTarget, Filters, Match, NamespacedName, PathChange, PathMatch, Rule};
+use crate::model::{
+    Backend, BackendTarget, Filters, Match, NamespacedName, PathChange, PathMatch, Rule,
+};
 
 pub(super) fn read(
     rule: api::HttpRouteRules,
@@ -26,7 +28,10 @@ pub(super) fn read(
         checks.unsupported(format!("{path}.retry"), "retries are not configurable yet");
     }
     if session_persistence.is_some() {
-        checks.unsupported(format!("{path}.sessionPersistence"), "there are no sticky sessions yet");
+        checks.unsupported(
+            format!("{path}.sessionPersistence"),
+            "there are no sticky sessions yet",
+        );
     }
     let matches = matches::read(matches.unwrap_or_default(), path, checks);
     let filters = filters::read_rule(filters.unwrap_or_default(), path, checks);
@@ -39,12 +44,24 @@ pub(super) fn read(
         .into_iter()
         .enumerate()
         .filter_map(|(index, backend)| {
-            read_backend(backend, route, &format!("{path}.backendRefs[{index}]"), checks)
+            read_backend(
+                backend,
+                route,
+                &format!("{path}.backendRefs[{index}]"),
+                checks,
+            )
         })
         .collect();
     let (request_timeout, backend_timeout) = read_timeouts(timeouts, path, checks);
     let name = name.map(Arc::from);
-    Rule { name, matches, filters, backends, request_timeout, backend_timeout }
+    Rule {
+        name,
+        matches,
+        filters,
+        backends,
+        request_timeout,
+        backend_timeout,
+    }
 }
 
 /// The API's rules between filters, matches and backends.
@@ -55,7 +72,12 @@ fn check_combinations(
     path: &str,
     checks: &mut Checks,
 ) {
-    let Filters { redirect, rewrite, request_headers: _, response_headers: _ } = filters;
+    let Filters {
+        redirect,
+        rewrite,
+        request_headers: _,
+        response_headers: _,
+    } = filters;
     if redirect.is_some() && rewrite.is_some() {
         let message = "RequestRedirect and URLRewrite cannot be used together";
         checks.error(format!("{path}.filters"), message);
@@ -65,13 +87,16 @@ fn check_combinations(
         checks.error(format!("{path}.backendRefs"), message);
     }
     let changes = [
-        redirect.as_ref().and_then(|redirect| redirect.path.as_ref()),
+        redirect
+            .as_ref()
+            .and_then(|redirect| redirect.path.as_ref()),
         rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref()),
     ];
-    let replaces_prefix =
-        changes.into_iter().flatten().any(|change| matches!(change, PathChange::Prefix(_)));
-    let one_prefix =
-        matches!(matches, [only] if matches!(only.path, PathMatch::Prefix(_)));
+    let replaces_prefix = changes
+        .into_iter()
+        .flatten()
+        .any(|change| matches!(change, PathChange::Prefix(_)));
+    let one_prefix = matches!(matches, [only] if matches!(only.path, PathMatch::Prefix(_)));
     if replaces_prefix && !one_prefix {
         let message = "ReplacePrefixMatch needs exactly one match, of type PathPrefix";
         checks.error(format!("{path}.filters"), message);
@@ -84,26 +109,52 @@ fn read_backend(
     path: &str,
     checks: &mut Checks,
 ) -> Option<Backend> {
-    let api::HttpRouteRulesBackendRefs { filters, group, kind, name, namespace, port, weight } =
-        backend;
+    let api::HttpRouteRulesBackendRefs {
+        filters,
+        group,
+        kind,
+        name,
+        namespace,
+        port,
+        weight,
+    } = backend;
     check_reference(&name, namespace.as_deref(), path, checks);
     let group = core_group(group.unwrap_or_default());
     let kind: Arc<str> = kind.map_or_else(|| Arc::from("Service"), Arc::from);
     if group.is_empty() && *kind == *"Service" && port.is_none() {
-        checks.error(format!("{path}.port"), "a reference to a Service needs a port");
+        checks.error(
+            format!("{path}.port"),
+            "a reference to a Service needs a port",
+        );
     }
     let port = read_port(port, path, checks);
     let weight = weight.unwrap_or(1);
-    let Some(weight) = u32::try_from(weight).ok().filter(|weight| *weight <= 1_000_000) else {
-        checks.error(format!("{path}.weight"), format!("{weight} is not in 0..1000000"));
+    let Some(weight) = u32::try_from(weight)
+        .ok()
+        .filter(|weight| *weight <= 1_000_000)
+    else {
+        checks.error(
+            format!("{path}.weight"),
+            format!("{weight} is not in 0..1000000"),
+        );
         return None;
     };
     let namespace = namespace.map_or_else(|| route.namespace.clone(), Arc::from);
     let id = NamespacedName::new(namespace, name);
     let (request_headers, response_headers) =
         filters::read_backend(filters.unwrap_or_default(), path, checks);
-    let target = BackendTarget { group, kind, id, port };
-    Some(Backend { target, weight, request_headers, response_headers })
+    let target = BackendTarget {
+        group,
+        kind,
+        id,
+        port,
+    };
+    Some(Backend {
+        target,
+        weight,
+        request_headers,
+        response_headers,
+    })
 }
 
 fn read_timeouts(
@@ -111,15 +162,17 @@ fn read_timeouts(
     path: &str,
     checks: &mut Checks,
 ) -> (Option<Duration>, Option<Duration>) {
-    let Some(api::HttpRouteRulesTimeouts { backend_request, request }) = timeouts else {
+    let Some(api::HttpRouteRulesTimeouts {
+        backend_request,
+        request,
+    }) = timeouts
+    else {
         return (None, None);
     };
     let mut read = |field: &str, text: Option<String>| {
         let text = text?;
         match text.parse::<gateway_api::Duration>() {
-            Ok(duration) => {
-                Some(Duration::new(duration.as_secs(), duration.subsec_nanos()))
-            }
+            Ok(duration) => Some(Duration::new(duration.as_secs(), duration.subsec_nanos())),
             Err(_) => {
                 let message = format!("'{text}' is not a duration such as 1m30s or 250ms");
                 checks.error(format!("{path}.timeouts.{field}"), message);
