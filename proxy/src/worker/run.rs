@@ -1,6 +1,6 @@
 //! A worker's thread: its runtime, and how it follows snapshots and the process's life.
 
-use std::{io, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{collections::HashSet, io, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -47,18 +47,24 @@ pub struct Settings {
 /// # Errors
 /// When the thread or its runtime cannot be made.
 pub fn spawn(index: usize, settings: Settings) -> io::Result<thread::JoinHandle<io::Result<()>>> {
-    thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        stats::set_worker(index);
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build_local(LocalOptions::default())?;
-        runtime.block_on(run(index, settings));
-        Ok(())
-    })
+    thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            stats::set_worker(index);
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default())?;
+            runtime.block_on(run(index, settings));
+            Ok(())
+        })
 }
 
 async fn run(index: usize, settings: Settings) {
-    let Settings { drain_time, mut snapshots, mut phase } = settings;
+    let Settings {
+        drain_time,
+        mut snapshots,
+        mut phase,
+    } = settings;
     let first = Arc::clone(&snapshots.borrow_and_update());
     let worker = Rc::new(Worker::new(index, drain_time, first));
     let mut acceptors = Vec::new();
@@ -93,13 +99,21 @@ async fn run(index: usize, settings: Settings) {
 /// changed drain, others are not touched.
 fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
     let snapshot = worker.snapshot();
-    worker.pools.reconcile(|id| snapshot.clusters.values().any(|cluster| cluster.id == id));
+    let known: HashSet<u64> = snapshot
+        .clusters
+        .values()
+        .map(|cluster| cluster.id)
+        .collect();
+    worker.pools.reconcile(|id| known.contains(&id));
     if phase != Phase::Running {
         return;
     }
     let wanted = |acceptor: &Acceptor| {
         snapshot.listeners.iter().find(|listener| {
-            listener.sockets.iter().any(|sockets| Arc::ptr_eq(sockets, &acceptor.sockets))
+            listener
+                .sockets
+                .iter()
+                .any(|sockets| Arc::ptr_eq(sockets, &acceptor.sockets))
         })
     };
     for acceptor in std::mem::take(acceptors) {
@@ -113,7 +127,10 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
     }
     for listener in &snapshot.listeners {
         for sockets in &listener.sockets {
-            if acceptors.iter().any(|acceptor| Arc::ptr_eq(&acceptor.sockets, sockets)) {
+            if acceptors
+                .iter()
+                .any(|acceptor| Arc::ptr_eq(&acceptor.sockets, sockets))
+            {
                 continue;
             }
             match Acceptor::start(worker, sockets, listener) {
@@ -129,7 +146,10 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
         }
     }
     worker.connections.drain(|used| {
-        !snapshot.listeners.iter().any(|listener| Arc::ptr_eq(listener, used))
+        !snapshot
+            .listeners
+            .iter()
+            .any(|listener| Arc::ptr_eq(listener, used))
     });
 }
 
@@ -137,7 +157,10 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
 fn enter(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
     let (inbound_only, keeps_listening) = match phase {
         Phase::Running => return,
-        Phase::DrainListeners { inbound_only, keeps_listening } => (inbound_only, keeps_listening),
+        Phase::DrainListeners {
+            inbound_only,
+            keeps_listening,
+        } => (inbound_only, keeps_listening),
         Phase::Draining | Phase::Stopped => (false, false),
     };
     let is_meant = |listener: &Arc<Active>| {

@@ -43,6 +43,8 @@ impl Drop for ActiveRequest {
 #[derive(Debug)]
 pub(super) struct PendingRequest {
     base: Rc<Base>,
+    /// It was served or failed; else it is given up when this goes.
+    is_settled: Cell<bool>,
 }
 
 impl PendingRequest {
@@ -57,12 +59,21 @@ impl PendingRequest {
         stats.upstream_rq_pending_active.inc();
         Some(Self {
             base: Rc::clone(base),
+            is_settled: Cell::new(false),
         })
+    }
+
+    /// The wait ended with an outcome.
+    pub(super) fn settle(&self) {
+        self.is_settled.set(true);
     }
 }
 
 impl Drop for PendingRequest {
     fn drop(&mut self) {
+        if !self.is_settled.get() {
+            self.base.stats().upstream_rq_cancelled.inc();
+        }
         self.base.stats().upstream_rq_pending_active.dec();
         self.base.resources().pending.release();
     }

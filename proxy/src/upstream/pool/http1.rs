@@ -99,16 +99,12 @@ impl Pool {
     }
 
     async fn wait(self: &Rc<Self>) -> Result<Ready, Failure> {
-        let _pending = PendingRequest::new(&self.base).ok_or(Failure::Overflow(Limit::Pending))?;
+        let pending = PendingRequest::new(&self.base).ok_or(Failure::Overflow(Limit::Pending))?;
         let give_back = |ready| self.put(ready);
         let place = self.line.join(&give_back);
         self.make_connections();
-        let mut cancelled = Cancelled {
-            base: &self.base,
-            is_settled: false,
-        };
         let outcome = place.outcome().await;
-        cancelled.is_settled = true;
+        pending.settle();
         outcome
     }
 
@@ -265,20 +261,6 @@ impl Ready {
     fn close(self) {
         if !self.sender.is_closed() {
             self.connection.closed_by_us.set(true);
-        }
-    }
-}
-
-/// Counts a request that left the line before it was served.
-struct Cancelled<'a> {
-    base: &'a Base,
-    is_settled: bool,
-}
-
-impl Drop for Cancelled<'_> {
-    fn drop(&mut self) {
-        if !self.is_settled {
-            self.base.stats().upstream_rq_cancelled.inc();
         }
     }
 }

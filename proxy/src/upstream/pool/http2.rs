@@ -108,16 +108,12 @@ impl Pool {
     }
 
     async fn wait(self: &Rc<Self>) -> Result<Slot, Failure> {
-        let _pending = PendingRequest::new(&self.base).ok_or(Failure::Overflow(Limit::Pending))?;
+        let pending = PendingRequest::new(&self.base).ok_or(Failure::Overflow(Limit::Pending))?;
         let give_back = |slot| self.give_back(slot);
         let place = self.line.join(&give_back);
         self.make_connections();
-        let mut cancelled = Cancelled {
-            base: &self.base,
-            is_settled: false,
-        };
         let outcome = place.outcome().await;
-        cancelled.is_settled = true;
+        pending.settle();
         outcome
     }
 
@@ -389,20 +385,6 @@ impl Multiplexed {
         self.connection.begin_request();
         Slot {
             on: Rc::clone(self),
-        }
-    }
-}
-
-/// Counts a request that left the line before it was served.
-struct Cancelled<'a> {
-    base: &'a Base,
-    is_settled: bool,
-}
-
-impl Drop for Cancelled<'_> {
-    fn drop(&mut self) {
-        if !self.is_settled {
-            self.base.stats().upstream_rq_cancelled.inc();
         }
     }
 }
