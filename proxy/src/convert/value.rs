@@ -12,6 +12,9 @@ use prost::Name;
 
 use super::{ConfigError, Cx};
 
+/// The longest duration, as in Envoy: what an `i64` of nanoseconds holds, 292 years.
+const MAX_SECONDS: u64 = 9_223_372_036;
+
 /// An address of a listener or endpoint before names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPort {
@@ -22,11 +25,17 @@ pub enum HostPort {
 }
 
 impl Cx<'_> {
-    /// A duration of at least zero.
+    /// A duration of at least zero, and short enough to be added to any clock's reading.
     #[must_use]
     pub fn duration(&self, value: ProtoDuration) -> Option<Duration> {
         match (u64::try_from(value.seconds), u32::try_from(value.nanos)) {
             (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => {
+                if seconds > MAX_SECONDS {
+                    self.error(format!(
+                        "duration out of range: at most {MAX_SECONDS} s are possible"
+                    ));
+                    return None;
+                }
                 Some(Duration::new(seconds, nanos))
             }
             _ => {

@@ -134,8 +134,16 @@ fn log_format(cx: &Cx<'_>, format: SubstitutionFormatString) -> Option<LogFormat
         "only a local reply has a content type",
         [content_type]
     );
-    if let Some(JsonFormatOptions { .. }) = json_format_options {
-        cx.field("json_format_options").error("not supported");
+    #[expect(deprecated, reason = "it is in configurations")]
+    if let Some(JsonFormatOptions { sort_properties }) = json_format_options {
+        let at = cx.field("json_format_options");
+        at.converts::<JsonFormatOptions>();
+        no_effect!(
+            at,
+            JsonFormatOptions,
+            "properties are always sorted",
+            [sort_properties]
+        );
     }
     match format {
         #[expect(
@@ -143,11 +151,8 @@ fn log_format(cx: &Cx<'_>, format: SubstitutionFormatString) -> Option<LogFormat
             reason = "Envoy still accepts it, and it is what people use"
         )]
         Some(substitution_format_string::Format::TextFormat(text)) => {
-            if omit_empty_values {
-                cx.field("omit_empty_values")
-                    .error("supported for json_format only");
-            }
-            Some(LogFormat::Text(parse(&cx.field("text_format"), &text)?))
+            let format = parse(&cx.field("text_format"), &text)?;
+            Some(LogFormat::Text(format.omitting_empty(omit_empty_values)))
         }
         Some(substitution_format_string::Format::JsonFormat(json)) => Some(LogFormat::Json {
             format: object(&cx.field("json_format"), json),
@@ -157,7 +162,10 @@ fn log_format(cx: &Cx<'_>, format: SubstitutionFormatString) -> Option<LogFormat
             let at = cx.field("text_format_source");
             let bytes = at.inline_data(source)?;
             match std::str::from_utf8(&bytes) {
-                Ok(text) => Some(LogFormat::Text(parse(&at, text)?)),
+                Ok(text) => {
+                    let format = parse(&at, text)?;
+                    Some(LogFormat::Text(format.omitting_empty(omit_empty_values)))
+                }
                 Err(_) => {
                     at.error("not UTF-8");
                     None

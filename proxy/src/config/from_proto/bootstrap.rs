@@ -1,11 +1,22 @@
 //! `Bootstrap`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
-
-use outrigger_proto::envoy::config::bootstrap::v3::{
-    Admin as AdminProto, Bootstrap as Proto, ClusterManager,
-    bootstrap::{DynamicResources, StaticResources},
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
 };
+
+use outrigger_proto::envoy::{
+    config::{
+        bootstrap::v3::{
+            Admin as AdminProto, Bootstrap as Proto, ClusterManager, LayeredRuntime,
+            bootstrap::{DynamicResources, StaticResources},
+        },
+        core::v3::{Node as NodeProto, TypedExtensionConfig},
+    },
+    extensions::regex_engines::v3::GoogleRe2,
+};
+use prost::Name;
 
 use super::{access_log, source};
 use crate::{
@@ -75,6 +86,8 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
         stats_flush,
         stats_eviction,
     } = bootstrap;
+    // A runtime without layers holds nothing.
+    let layered_runtime = layered_runtime.filter(|runtime| *runtime != LayeredRuntime::default());
     unsupported!(
         cx,
         Proto,
@@ -104,7 +117,6 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
             certificate_provider_instances,
             inline_headers,
             perf_tracing_file_path,
-            default_regex_engine,
             xds_delegate_extension,
             xds_config_tracker_extension,
             listener_manager,
@@ -116,6 +128,7 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
             stats_eviction
         ]
     );
+    regex_engine(&cx.field("default_regex_engine"), default_regex_engine);
     manager(&cx.field("cluster_manager"), cluster_manager);
     let at = cx.field("static_resources");
     at.converts::<StaticResources>();
@@ -134,19 +147,30 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
         })
         .collect::<Vec<_>>();
     let listeners_cx = at.field("listeners");
+    let mut default_only = BTreeSet::new();
     let listeners = listeners
         .into_iter()
         .enumerate()
         .filter_map(|(index, proto)| {
-            super::listener(&listeners_cx.index(index), proto).map(|one| (index, one))
+            let is_unnamed = proto.name.is_empty();
+            if proto.filter_chains.is_empty() {
+                default_only.insert(index);
+            }
+            let mut one = super::listener(&listeners_cx.index(index), proto)?;
+            // Two listeners without name may both ask for port 0: their address is no name then.
+            if is_unnamed && one.addresses.iter().any(|address| address.port() == 0) {
+                one.name = Arc::from(format!("{}#{index}", one.name));
+            }
+            Some((index, one))
         })
         .collect::<Vec<_>>();
     let dynamic = dynamic(&cx.field("dynamic_resources"), dynamic_resources);
     check_names(&clusters_cx, clusters.iter().map(|(i, c)| (*i, &c.name)));
     check_names(&listeners_cx, listeners.iter().map(|(i, l)| (*i, &l.name)));
-    check_references(cx, &clusters, &listeners, &dynamic);
-    let admin = admin.and_then(|proto| admin_of(&cx.field("admin"), proto));
+    check_addresses(&listeners_cx, &listeners);
     let node = node.unwrap_or_default();
+    check_references(cx, &node, &clusters, &listeners, &default_only, &dynamic);
+    let admin = admin.and_then(|proto| admin_of(&cx.field("admin"), proto));
     Some(Bootstrap {
         node: Node {
             id: Arc::from(node.id.as_str()),
@@ -169,6 +193,30 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
         ),
         raw,
     })
+}
+
+/// RE2, whose syntax ours follows, may be named; its limits can't be set.
+fn regex_engine(cx: &Cx<'_>, engine: Option<TypedExtensionConfig>) {
+    let Some(TypedExtensionConfig {
+        name: _,
+        typed_config,
+    }) = engine
+    else {
+        return;
+    };
+    let at = cx.field("typed_config");
+    match typed_config {
+        Some(any) if any.type_url == GoogleRe2::type_url() => {
+            if let Some(GoogleRe2 {}) = at.any::<GoogleRe2>(&any) {
+                at.converts::<GoogleRe2>();
+            }
+        }
+        Some(any) => at.error(format!(
+            "`{}` is not a supported regex engine",
+            any.type_url
+        )),
+        None => at.error("value is required"),
+    }
 }
 
 fn manager(cx: &Cx<'_>, manager: Option<ClusterManager>) {
@@ -240,12 +288,30 @@ fn check_names<'a>(cx: &Cx<'_>, names: impl Iterator<Item = (usize, &'a Arc<str>
     }
 }
 
+/// Two listeners can't have one address; port 0 is another one each time.
+fn check_addresses(cx: &Cx<'_>, listeners: &[(usize, Listener)]) {
+    let mut seen = HashMap::new();
+    for (index, listener) in listeners {
+        for address in listener.addresses.iter().filter(|one| one.port() != 0) {
+            match seen.insert(*address, *index) {
+                Some(first) if first != *index => cx.index(*index).field("address").error(format!(
+                    "error adding listener: '{}' has duplicate address '{address}' as existing listener [{first}]",
+                    listener.name
+                )),
+                _ => {}
+            }
+        }
+    }
+}
+
 /// What only the whole bootstrap can tell: an `ads` source needs `ads_config`, that needs its
 /// clusters, and an inline route's clusters must exist unless CDS may bring them.
 fn check_references(
     cx: &Cx<'_>,
+    node: &NodeProto,
     clusters: &[(usize, Cluster)],
     listeners: &[(usize, Listener)],
+    default_only: &BTreeSet<usize>,
     dynamic: &Dynamic,
 ) {
     let has_cluster = |name: &str| clusters.iter().any(|(_, one)| &*one.name == name);
@@ -257,17 +323,27 @@ fn check_references(
             at.field(field).error(missing);
         }
     }
+    let is_eds = |name: &str| {
+        clusters.iter().any(|(_, one)| {
+            &*one.name == name && matches!(one.discovery, Discovery::Eds { .. })
+        })
+    };
     if let Some(ads) = &dynamic.ads {
+        if node.id.is_empty() || node.cluster.is_empty() {
+            cx.field("node").error(
+                "ads: node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and --service-cluster options.",
+            );
+        }
         let ads_cx = at.field("ads_config");
         let services = ads_cx.field("grpc_services");
         for (index, name) in ads.clusters.iter().enumerate() {
-            if !has_cluster(name) {
+            if !has_cluster(name) || is_eds(name) {
                 services
                     .index(index)
                     .field("envoy_grpc")
                     .field("cluster_name")
                     .error(format!(
-                        "Unknown gRPC client cluster '{name}': it must be static"
+                        "Unknown gRPC client cluster '{name}': it must be static, and not EDS"
                     ));
             }
         }
@@ -287,7 +363,13 @@ fn check_references(
     let list = at.field("listeners");
     for (index, listener) in listeners {
         let one = list.index(*index);
-        check_listener(&one, listener, &has_cluster, &needs_ads);
+        let chains = one.field("filter_chains");
+        let chain = if default_only.contains(index) {
+            one.field("default_filter_chain")
+        } else {
+            chains.index(0)
+        };
+        check_listener(&chain, listener, &has_cluster, &needs_ads);
     }
 }
 
@@ -299,9 +381,7 @@ fn check_listener(
 ) {
     for chain in &listener.filter_chains {
         let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
-        let chains = cx.field("filter_chains");
-        let chain = chains.index(0);
-        let filters = chain.field("filters");
+        let filters = cx.field("filters");
         let filter = filters.index(0);
         let at = filter.field("typed_config");
         match &manager.routes {
@@ -355,9 +435,9 @@ fn admin_of(cx: &Cx<'_>, admin: AdminProto) -> Option<Admin> {
     if !matches!(access_log_path.as_str(), "" | "/dev/null") {
         cx.field("access_log_path").error("not supported");
     }
-    let address = cx.required("address", address)?;
+    // Without an address there is no admin endpoint, as in Envoy.
     Some(Admin {
-        address: cx.field("address").numeric_address(address)?,
+        address: cx.field("address").numeric_address(address?)?,
         access_log: access_log::access_logs(&cx.field("access_log"), Vec::new()),
     })
 }

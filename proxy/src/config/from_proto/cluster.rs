@@ -12,9 +12,16 @@ use outrigger_proto::envoy::config::{
             DnsLookupFamily as FamilyProto, EdsClusterConfig,
         },
     },
-    core::v3::{RoutingPriority, TcpKeepalive as KeepaliveProto},
+    core::v3::{
+        RoutingPriority, TcpKeepalive as KeepaliveProto, TransportSocket,
+        transport_socket::ConfigType as SocketConfig,
+    },
     endpoint::v3::ClusterLoadAssignment,
 };
+use outrigger_proto::{
+    envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer, google::protobuf::BoolValue,
+};
+use prost::Name;
 
 use super::{endpoint, http_protocol, load_balancing, source};
 use crate::{
@@ -94,6 +101,8 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         cluster_discovery_type,
         lb_config,
     } = cluster;
+    // Waiting is what we do anyway.
+    let wait_for_warm_on_init = wait_for_warm_on_init.filter(|BoolValue { value }| !*value);
     unsupported!(
         cx,
         Proto,
@@ -114,7 +123,6 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
             outlier_detection,
             upstream_bind_config,
             lb_subset_config,
-            transport_socket,
             close_connections_on_host_health_failure,
             filters,
             lrs_server,
@@ -145,6 +153,7 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         [ignore_health_on_host_removal]
     );
     track_stats(&cx.field("track_cluster_stats"), track_cluster_stats);
+    plain_socket(&cx.field("transport_socket"), transport_socket);
     let name = cx.non_empty("name", &name);
     let stat_name = if alt_stat_name.is_empty() {
         Arc::from(name.replace(':', "_"))
@@ -273,6 +282,7 @@ fn discovery(
         }
         DiscoveryType::Eds => {
             if assignment.is_some() {
+                // Envoy leaves it aside; whoever wrote it expects its hosts to be used.
                 at.error("must not be set for an EDS cluster");
             }
             let Some(eds) = eds else {
@@ -343,6 +353,28 @@ pub fn check_numeric(cx: &Cx<'_>, assignment: &LoadAssignment) {
                     ));
             }
         }
+    }
+}
+
+/// A transport socket that is none: raw buffers are the default. Others are refused.
+pub(super) fn plain_socket(cx: &Cx<'_>, socket: Option<TransportSocket>) {
+    cx.converts::<TransportSocket>();
+    let Some(TransportSocket { name, config_type }) = socket else {
+        return;
+    };
+    match config_type {
+        Some(SocketConfig::TypedConfig(any)) => {
+            let at = cx.field("typed_config");
+            if any.type_url != RawBuffer::type_url() {
+                at.error(format!(
+                    "`{}` is not a supported transport socket",
+                    any.type_url
+                ));
+            } else if let Some(RawBuffer {}) = at.any::<RawBuffer>(&any) {
+                at.converts::<RawBuffer>();
+            }
+        }
+        None => cx.error(format!("`{name}` has no typed_config")),
     }
 }
 

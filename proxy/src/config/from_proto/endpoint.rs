@@ -41,7 +41,6 @@ pub fn load_assignment(cx: &Cx<'_>, assignment: ClusterLoadAssignment) -> Option
         .enumerate()
         .filter_map(|(index, locality)| locality_endpoints(&list.index(index), locality))
         .collect::<Vec<_>>();
-    check_priorities(&list, &localities);
     Some(LoadAssignment {
         cluster_name,
         localities,
@@ -72,24 +71,6 @@ fn policy_factor(cx: &Cx<'_>, policy: Option<Policy>) -> u32 {
             .error("value must be greater than 0");
     }
     factor
-}
-
-/// Priorities must have no gap, as Envoy demands of static assignments.
-fn check_priorities(cx: &Cx<'_>, localities: &[LocalityEndpoints]) {
-    let Some(highest) = localities.iter().map(|locality| locality.priority).max() else {
-        return;
-    };
-    for priority in 0..=highest {
-        if !localities
-            .iter()
-            .any(|locality| locality.priority == priority)
-        {
-            cx.error(format!(
-                "priorities must not have gaps: none of the localities has priority {priority}"
-            ));
-            return;
-        }
-    }
 }
 
 fn locality_endpoints(cx: &Cx<'_>, locality: LocalityLbEndpoints) -> Option<LocalityEndpoints> {

@@ -432,15 +432,19 @@ fn router_options(cx: &Cx<'_>, router: Router) -> RouterOptions {
         upstream_http_filters,
         reject_connect_request_early_data,
     } = router;
+    // Statistics are always dynamic.
     let dynamic_stats = dynamic_stats.filter(|BoolValue { value }| !*value);
     unsupported!(
         cx,
         Router,
         [
             dynamic_stats,
+            start_child_span,
             upstream_log,
             upstream_log_options,
+            suppress_envoy_headers,
             strict_check_headers,
+            respect_expected_rq_timeout,
             suppress_grpc_request_failure_code_stats,
             upstream_http_filters,
             reject_connect_request_early_data

@@ -268,6 +268,7 @@ fn keepalive(cx: &Cx<'_>, settings: KeepaliveSettings) -> Option<Http2Keepalive>
         interval_jitter,
         connection_idle_interval,
     } = settings;
+    unsupported!(cx, KeepaliveSettings, [connection_idle_interval]);
     let timeout = cx.required("timeout", timeout)?;
     Some(Http2Keepalive {
         interval: cx.optional_duration("interval", interval),
@@ -303,6 +304,9 @@ pub(super) fn upstream(
 ) -> Option<Upstream> {
     let at = cx.field("typed_extension_protocol_options");
     let mut options = None;
+    // Out of a map they come in any order; errors are told in one.
+    let mut typed = typed.into_iter().collect::<Vec<_>>();
+    typed.sort_by(|(left, _), (right, _)| left.cmp(right));
     for (key, any) in &typed {
         let entry = at.key(key);
         if key == UPSTREAM_OPTIONS {
@@ -316,6 +320,11 @@ pub(super) fn upstream(
     }
     let common = common(&cx.field("common_http_protocol_options"), deprecated.common);
     let has_http2 = deprecated.http2.is_some();
+    if has_http2 && deprecated.http1.is_some() && !deprecated.downstream_selected {
+        cx.field("http2_protocol_options").error(
+            "Both HTTP1 and HTTP2 options may only be configured with non-default 'protocol_selection' values",
+        );
+    }
     let http1 = http1(&cx.field("http_protocol_options"), deprecated.http1);
     let http2 = http2(&cx.field("http2_protocol_options"), deprecated.http2);
     let protocol = match (deprecated.downstream_selected, has_http2) {

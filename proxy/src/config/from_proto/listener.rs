@@ -86,7 +86,6 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
             fcds_config,
             filter_chain_matcher,
             use_original_dst,
-            default_filter_chain,
             per_connection_buffer_high_watermark_timeout,
             deprecated_v1,
             listener_filters,
@@ -142,7 +141,7 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
             addresses.extend(cx.field("address").numeric_address(address));
         }
     }
-    let chains = filter_chains_of(&cx.field("filter_chains"), filter_chains);
+    let chains = filter_chains_of(cx, filter_chains, default_filter_chain);
     let logs = access_log::access_logs(&cx.field("access_log"), access_log);
     let first = *addresses.first()?;
     Some(Listener {
@@ -173,9 +172,22 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
     })
 }
 
-fn filter_chains_of(cx: &Cx<'_>, chains: Vec<ChainProto>) -> Vec<Arc<FilterChain>> {
-    if chains.is_empty() {
+/// The one chain: a chain without match takes every connection, and so does the default chain where
+/// there is no other.
+fn filter_chains_of(
+    cx: &Cx<'_>,
+    chains: Vec<ChainProto>,
+    default: Option<ChainProto>,
+) -> Vec<Arc<FilterChain>> {
+    let default = default
+        .and_then(|chain| filter_chain(&cx.field("default_filter_chain"), chain).map(Arc::new));
+    let is_alone = chains.is_empty();
+    let cx = cx.field("filter_chains");
+    if is_alone && default.is_none() {
         cx.error("no filter chains specified");
+    }
+    if is_alone {
+        return default.into_iter().collect();
     }
     if chains.len() > 1 {
         cx.index(1)
@@ -207,7 +219,14 @@ fn filter_chain(cx: &Cx<'_>, chain: ChainProto) -> Option<FilterChain> {
     unsupported!(
         cx,
         ChainProto,
-        [filter_chain_match, use_proxy_proto, transport_socket]
+        [filter_chain_match, use_proxy_proto]
+    );
+    cluster::plain_socket(&cx.field("transport_socket"), transport_socket);
+    no_effect!(
+        cx,
+        ChainProto,
+        "a connection without transport socket has nothing to negotiate",
+        [transport_socket_connect_timeout]
     );
     no_effect!(
         cx,

@@ -14,7 +14,13 @@ use outrigger_proto::{
             core::v3::{RuntimeDouble, TypedExtensionConfig},
         },
         extensions::load_balancing_policies::{
-            common::v3::LocalityLbConfig, least_request::v3::LeastRequest, random::v3::Random,
+            common::v3::{
+                LocalityLbConfig,
+                locality_lb_config::{
+                    LocalityConfigSpecifier as Specifier, ZoneAwareLbConfig as ZoneAware,
+                },
+            },
+            least_request::v3::LeastRequest, random::v3::Random,
             round_robin::v3::RoundRobin,
         },
     },
@@ -25,7 +31,7 @@ use prost::Name;
 use crate::{
     config::cluster::LbPolicy,
     convert::{Cx, u32_or},
-    unsupported,
+    no_effect, unsupported,
 };
 
 /// Envoy's defaults of least request.
@@ -114,6 +120,7 @@ fn least_request(cx: &Cx<'_>, choice_count: u32, bias: Option<RuntimeDouble>) ->
         None => ACTIVE_REQUEST_BIAS,
         Some(RuntimeDouble {
             default_value,
+            // There is no runtime to read it from: layered_runtime is refused.
             runtime_key: _,
         }) if default_value >= 0.0 => default_value,
         Some(_) => {
@@ -213,20 +220,73 @@ fn known_policy(cx: &Cx<'_>, any: &Any) -> Known {
     policy.map_or(Known::Bad, Known::Yes)
 }
 
-/// Zone-aware and locality-weighted balancing change picks only with what we refuse elsewhere;
-/// an empty zone-aware setting is the default of generated configurations.
+/// Zone-aware balancing changes picks only with what we refuse elsewhere; its default settings are in
+/// many generated configurations.
 fn locality(cx: &Cx<'_>, config: Option<LocalityLbConfig>) {
-    if let Some(config) = config
-        && config.locality_config_specifier.is_some()
-    {
-        cx.field("locality_lb_config").error("not supported");
+    let cx = cx.field("locality_lb_config");
+    cx.converts::<LocalityLbConfig>();
+    let Some(LocalityLbConfig {
+        locality_config_specifier,
+    }) = config
+    else {
+        return;
+    };
+    match locality_config_specifier {
+        None => {}
+        Some(Specifier::ZoneAwareLbConfig(config)) => {
+            let cx = cx.field("zone_aware_lb_config");
+            cx.converts::<ZoneAware>();
+            #[expect(deprecated, reason = "named to be refused")]
+            let ZoneAware {
+                routing_enabled,
+                min_cluster_size,
+                fail_traffic_on_panic,
+                force_locality_direct_routing,
+                force_local_zone,
+                locality_basis,
+            } = config;
+            unsupported!(
+                cx,
+                ZoneAware,
+                [
+                    fail_traffic_on_panic,
+                    force_locality_direct_routing,
+                    force_local_zone
+                ]
+            );
+            no_effect!(
+                cx,
+                ZoneAware,
+                "counts only with cluster_manager.local_cluster_name, which is refused",
+                [routing_enabled, min_cluster_size, locality_basis]
+            );
+        }
+        Some(Specifier::LocalityWeightedLbConfig(_)) => {
+            cx.field("locality_weighted_lb_config")
+                .error("not supported");
+        }
     }
 }
 
 pub(super) fn locality_specifier(cx: &Cx<'_>, specifier: Option<LocalityConfigSpecifier>) {
     match specifier {
-        // Without a local cluster Envoy does no zone-aware routing either.
-        None | Some(LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig { .. })) => {}
+        None => {}
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(config)) => {
+            let cx = cx.field("zone_aware_lb_config");
+            cx.converts::<ZoneAwareLbConfig>();
+            let ZoneAwareLbConfig {
+                routing_enabled,
+                min_cluster_size,
+                fail_traffic_on_panic,
+            } = config;
+            unsupported!(cx, ZoneAwareLbConfig, [fail_traffic_on_panic]);
+            no_effect!(
+                cx,
+                ZoneAwareLbConfig,
+                "counts only with cluster_manager.local_cluster_name, which is refused",
+                [routing_enabled, min_cluster_size]
+            );
+        }
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
             cx.field("locality_weighted_lb_config")
                 .error("not supported");

@@ -16,7 +16,7 @@ use outrigger_proto::envoy::{
         v3::Int64Range,
     },
 };
-use regex::bytes::{Regex, RegexBuilder};
+use ::regex::bytes::{Regex, RegexBuilder};
 
 use crate::{
     config::matcher::{
@@ -80,8 +80,9 @@ pub(super) fn string_matcher(cx: &Cx<'_>, matcher: StringProto) -> Option<String
 /// A regex that must match the whole value, as RE2's `FullMatch`.
 pub(super) fn whole_regex(cx: &Cx<'_>, matcher: RegexMatcher) -> Option<Regex> {
     let pattern = pattern(cx, matcher);
+    let translated = translate(cx, &pattern)?;
     // A group keeps alternations together; `\z` is the end of the text, not of a line.
-    build(cx, &pattern, &format!(r"\A(?:{pattern})\z"))
+    build(cx, &pattern, &format!(r"\A(?:{translated})\z"))
 }
 
 /// A regex substitution: the pattern matches anywhere, `\1` in the text is a capture.
@@ -97,7 +98,7 @@ pub(super) fn substitution(
     let matcher = cx.required("pattern", matcher)?;
     let at = cx.field("pattern");
     let pattern = pattern(&at, matcher);
-    let regex = build(&at, &pattern, &pattern)?;
+    let regex = build(&at, &pattern, &translate(&at, &pattern)?)?;
     check_captures(
         &cx.field("substitution"),
         &substitution,
@@ -152,6 +153,18 @@ fn pattern(cx: &Cx<'_>, matcher: RegexMatcher) -> String {
     regex
 }
 
+fn translate(cx: &Cx<'_>, pattern: &str) -> Option<String> {
+    super::regex::translate(pattern)
+        .map_err(|reason| refuse(cx, pattern, &reason))
+        .ok()
+}
+
+fn refuse(cx: &Cx<'_>, pattern: &str, reason: &str) {
+    cx.field("regex").error(format!(
+        "`{pattern}` is not a valid regular expression: {reason}"
+    ));
+}
+
 fn build(cx: &Cx<'_>, shown: &str, pattern: &str) -> Option<Regex> {
     match RegexBuilder::new(pattern)
         .unicode(true)
@@ -163,10 +176,7 @@ fn build(cx: &Cx<'_>, shown: &str, pattern: &str) -> Option<Regex> {
             // The library draws the pattern over several lines; its last line has the reason.
             let text = error.to_string();
             let reason = text.lines().last().unwrap_or("").trim();
-            cx.field("regex").error(format!(
-                "`{shown}` is not a valid regular expression: {}",
-                reason.trim_start_matches("error: ")
-            ));
+            refuse(cx, shown, reason.trim_start_matches("error: "));
             None
         }
     }

@@ -109,18 +109,11 @@ pub fn route_configuration(
     })
 }
 
-/// Names and domains must be unique over the route configuration.
+/// Domains must be unique over the route configuration. (Envoy allows two virtual hosts of one name.)
 fn check_unique(cx: &Cx<'_>, hosts: &[VirtualHost]) {
-    let mut names = HashMap::new();
     let mut domains = HashMap::new();
     for (index, host) in hosts.iter().enumerate() {
         let at = cx.index(index);
-        if let Some(first) = names.insert(host.name.clone(), index) {
-            at.field("name").error(format!(
-                "Only unique names for virtual hosts are permitted: `{}` is also virtual_hosts[{first}]",
-                host.name
-            ));
-        }
         for (place, domain) in host.domains.iter().enumerate() {
             if let Some(first) = domains.insert(domain.clone(), index) {
                 at.field("domains").index(place).error(format!(
@@ -233,7 +226,8 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
     })
 }
 
-/// A domain may have one `*`, at its start or its end.
+/// A domain may have one `*`, at its start or its end. Envoy takes any other `*` for itself, and an empty
+/// domain as it is: neither can ever match a request, so we rather say so.
 fn domain_name(cx: &Cx<'_>, domain: &str) -> Option<Arc<str>> {
     let inner = domain
         .strip_prefix('*')

@@ -24,7 +24,7 @@ use crate::{
         ClusterName, ClusterSpecifier, Forward, HostRewrite, PathRedirect, PathRewrite, Priority,
         Redirect, SchemeRedirect, WeightedCluster, WeightedClusters,
     },
-    convert::{Cx, u32_or},
+    convert::Cx,
     no_effect, unsupported,
 };
 
@@ -139,6 +139,7 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
 /// An entry that only switches an upgrade off changes nothing: none is switched on.
 fn refuse_upgrades(cx: &Cx<'_>, upgrades: Vec<UpgradeConfig>) {
     cx.converts::<UpgradeConfig>();
+    let mut seen = Vec::new();
     for (index, upgrade) in upgrades.into_iter().enumerate() {
         let UpgradeConfig {
             upgrade_type,
@@ -154,6 +155,12 @@ fn refuse_upgrades(cx: &Cx<'_>, upgrades: Vec<UpgradeConfig>) {
         if enabled != Some(BoolValue { value: false }) {
             cx.index(index).error("upgrades are not supported");
         }
+        let upgrade_type = upgrade_type.to_ascii_lowercase();
+        if seen.contains(&upgrade_type) {
+            cx.index(index)
+                .error(format!("Duplicate upgrade {upgrade_type}"));
+        }
+        seen.push(upgrade_type);
     }
 }
 
@@ -215,7 +222,7 @@ fn weighted(cx: &Cx<'_>, clusters: WeightedProto) -> Option<WeightedClusters> {
     cx.converts::<WeightedProto>();
     #[expect(
         deprecated,
-        reason = "`total_weight` is checked as long as Envoy has it"
+        reason = "`total_weight` is in configurations that are older than its deprecation"
     )]
     let WeightedProto {
         clusters,
@@ -229,6 +236,12 @@ fn weighted(cx: &Cx<'_>, clusters: WeightedProto) -> Option<WeightedClusters> {
         WeightedProto,
         "there is no runtime to read keys from",
         [runtime_key_prefix]
+    );
+    no_effect!(
+        cx,
+        WeightedProto,
+        "deprecated: the sum of the weights counts, in Envoy too",
+        [total_weight]
     );
     let clusters_cx = cx.field("clusters");
     if clusters.is_empty() {
@@ -249,14 +262,6 @@ fn weighted(cx: &Cx<'_>, clusters: WeightedProto) -> Option<WeightedClusters> {
         clusters_cx.error("The sum of weights of all weighted clusters exceeds 4294967295");
         return None;
     };
-    if let Some(said) = total_weight
-        && said.value != total
-    {
-        cx.field("total_weight").error(format!(
-            "Sum of weights should be equal to {}, but is {total}",
-            said.value
-        ));
-    }
     Some(WeightedClusters {
         clusters: weighted,
         total,
@@ -293,6 +298,7 @@ fn cluster_weight(cx: &Cx<'_>, cluster: ClusterWeight) -> Option<WeightedCluster
             return None;
         }
     };
+    let weight = cx.required("weight", weight);
     let host_rewrite = match host_rewrite_specifier {
         Some(weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
             cx.field("host_rewrite_literal").header_value(&host)
@@ -301,7 +307,7 @@ fn cluster_weight(cx: &Cx<'_>, cluster: ClusterWeight) -> Option<WeightedCluster
     };
     Some(WeightedCluster {
         cluster,
-        weight: u32_or(weight, 0),
+        weight: weight?.value,
         request_headers: header::mutations(
             cx,
             "request",

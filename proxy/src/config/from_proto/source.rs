@@ -128,8 +128,8 @@ pub(super) fn ads_config(cx: &Cx<'_>, source: ApiConfigSource) -> Option<AdsConf
     );
     api_version(cx, "transport_api_version", transport_api_version);
     let delta = match ApiType::try_from(api_type) {
-        Ok(ApiType::Grpc | ApiType::AggregatedGrpc) => false,
-        Ok(ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) => true,
+        Ok(ApiType::Grpc) => false,
+        Ok(ApiType::DeltaGrpc) => true,
         _ => {
             cx.field("api_type")
                 .error("not supported; use GRPC or DELTA_GRPC");

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_proto::envoy::{
     config::{
-        core::v3::{HttpService, HttpUri, http_uri::HttpUpstreamType},
+        core::v3::{HeaderValueOption, HttpService, HttpUri, http_uri::HttpUpstreamType},
         route::v3::Tracing as RouteProto,
         trace::v3::{
             OpenTelemetryConfig,
@@ -262,7 +262,23 @@ fn http_service_of(cx: &Cx<'_>, service: HttpService) -> Option<Exporter> {
     let mut headers = Vec::with_capacity(request_headers_to_add.len());
     for (index, option) in request_headers_to_add.into_iter().enumerate() {
         let at = headers_cx.index(index);
-        let header = at.required("header", option.header)?;
+        #[expect(deprecated, reason = "named to be refused")]
+        let HeaderValueOption {
+            header,
+            append,
+            append_action,
+            keep_empty_value,
+        } = option;
+        // There is nothing yet to append to: every way to add a header is the same.
+        let _ = append_action;
+        if append.is_some() {
+            at.field("append")
+                .error("not supported; use append_action");
+        }
+        if keep_empty_value {
+            at.field("keep_empty_value").error("not supported here");
+        }
+        let header = at.required("header", header)?;
         let (name, value) = source::header_pair(&at.field("header"), header)?;
         headers.push((
             Arc::from(name.as_str()),
