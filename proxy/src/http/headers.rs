@@ -34,7 +34,6 @@ names! {
     X_ENVOY_EXTERNAL_ADDRESS = "x-envoy-external-address";
     X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER = "x-envoy-downstream-service-cluster";
     X_ENVOY_DOWNSTREAM_SERVICE_NODE = "x-envoy-downstream-service-node";
-    X_ENVOY_FORCE_TRACE = "x-envoy-force-trace";
 }
 
 /// `x-envoy-…` headers that only internal clients may send.
@@ -148,6 +147,7 @@ pub fn check_request(
             Normalized::Changed(path) => parts.uri = uri_of(&path)?,
             Normalized::Rejected => return Err(bad_path()),
             Normalized::Redirect(path) => {
+                parts.uri = uri_of(&path)?;
                 let location = HeaderValue::try_from(path).map_err(|_| bad_path())?;
                 return Err(LocalReply::new(
                     StatusCode::TEMPORARY_REDIRECT,
@@ -177,7 +177,9 @@ fn strip_host(parts: &mut Parts, config: &HttpConnectionManager, local: SocketAd
     let Some(host) = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()) else {
         return;
     };
-    let (mut name, mut port) = split_port(host);
+    // A dot may stand behind the port too.
+    let dotless = host.strip_suffix('.').filter(|_| config.strip_trailing_host_dot);
+    let (mut name, mut port) = split_port(dotless.unwrap_or(host));
     let strips_port = match config.strip_port {
         StripPort::No => false,
         StripPort::Any => true,
@@ -520,16 +522,18 @@ pub fn wants_upgrade(headers: &HeaderMap) -> bool {
         .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }
 
-/// Whether the client asks an old proxy to close: Envoy closes then too.
+/// Whether the client expects the connection to be closed without saying so in today's way: an old
+/// version without keep-alive, or a header for old proxies.
 #[must_use]
-pub fn wants_close(headers: &HeaderMap) -> bool {
-    headers
-        .get(PROXY_CONNECTION)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
-}
-
-/// Whether a request id was asked back by `x-envoy-force-trace`.
-#[must_use]
-pub fn forces_trace(headers: &HeaderMap) -> bool {
-    headers.contains_key(X_ENVOY_FORCE_TRACE)
+pub fn wants_close(parts: &Parts) -> bool {
+    let has = |name: &HeaderName, token: &[u8]| {
+        parts
+            .headers
+            .get_all(name)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+            .any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
+    };
+    (parts.version == Version::HTTP_10 && !has(&header::CONNECTION, b"keep-alive"))
+        || has(&PROXY_CONNECTION, b"close")
 }

@@ -93,7 +93,6 @@ pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
                     End::Local
                 };
             }
-            cx.listener.hcm.stats.cx_protocol_error.inc();
             let reply = strict::parse_failure(&error, &cx.watch);
             refuse(connection, cx, reply, &mut timer).await
         }

@@ -133,14 +133,15 @@ impl Stream {
             hcm.stats.rq_failed_path_normalization.inc();
             return Err(headers::bad_path());
         }
-        headers::check_request(&mut parts, &hcm.config, connection.info.local)
-            .inspect_err(|reply| count_refusal(cx, reply))?;
+        let checked = headers::check_request(&mut parts, &hcm.config, connection.info.local);
+        cx.record(&parts);
+        checked.inspect_err(|reply| count_refusal(cx, reply))?;
         let is_upgrade = parts.method == Method::CONNECT
             || (!is_http2
                 && parts.headers.contains_key(header::UPGRADE)
                 && headers::wants_upgrade(&parts.headers));
         self.request.is_upgrade = is_upgrade;
-        self.request.wants_close = headers::wants_close(&parts.headers);
+        self.request.wants_close = !is_http2 && headers::wants_close(&parts);
 
         // 2. Who asks, and what the next hop may know of it.
         let table = hcm.table(&cx.snapshot);
@@ -162,10 +163,12 @@ impl Stream {
         cx.is_internal = prepared.is_internal;
 
         // 3. Which route; the stream keeps it to its end.
-        // CONNECT needs a route that says so, which we do not have.
-        if let Some(table) = table.filter(|_| parts.method != Method::CONNECT) {
+        if let Some(table) = table {
             cx.info.route_table = Some(Arc::clone(&table.config.name));
-            cx.matched = table.find(&parts, &cx.scheme, cx.is_internal);
+            // CONNECT needs a route that says so, which we do not have.
+            if parts.method != Method::CONNECT {
+                cx.matched = table.find(&parts, &cx.scheme, cx.is_internal);
+            }
         }
         if let Some(matched) = &cx.matched {
             cx.info.route = Some(Arc::clone(&matched.route));
@@ -207,6 +210,9 @@ impl Stream {
         let to = ReplyTo { is_grpc: self.request.is_grpc, shows_reason: hcm.shows_reason };
         let mut response = local_reply::into_response(&mut reply, to);
         cx.info.flags.insert(reply.flags);
+        if reply.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
+            hcm.stats.cx_protocol_error.inc();
+        }
         cx.info.details = Some(reply.details);
         cx.info.reason = reply.reason;
         if let Some(matched) = &cx.matched {
@@ -245,6 +251,7 @@ impl Stream {
                     || (is_local && !is_request_complete)),
         };
         headers::finish_response(&mut head.headers, &hcm.config, cx);
+        head.extensions.remove::<hyper::ext::ReasonPhrase>();
         info.response_code = Some(head.status);
         info.downstream.first_tx = Some(now);
         self.cx.activity.last.set(now);
