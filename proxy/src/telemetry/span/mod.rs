@@ -107,7 +107,8 @@ impl Tracer {
             info.request_id = Some(id.clone());
         }
         let spawn_upstream = self.config.spawn_upstream_span;
-        let sampled = incoming.sampled.unwrap_or(decision.sampled);
+        // As in Envoy's OpenTelemetry tracer: a caller that did not sample is not overruled.
+        let sampled = decision.sampled && incoming.sampled.unwrap_or(true);
         let route_tags = route
             .filter(|_| sampled)
             .map_or(&[][..], |route| &route.custom_tags);

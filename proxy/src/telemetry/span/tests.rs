@@ -118,9 +118,7 @@ fn b3_in_several_headers_is_continued() {
         ("x-b3-parentspanid", "1111111111111111"),
         ("x-b3-sampled", "1"),
     ]);
-    let mut never = config();
-    never.random_sampling = 0.0;
-    let span = start(never, &mut headers);
+    let span = start(config(), &mut headers);
     assert!(span.sampled);
     assert_eq!(
         value(&headers, "x-b3-traceid"),
@@ -133,6 +131,17 @@ fn b3_in_several_headers_is_continued() {
     assert_eq!(value(&headers, "x-b3-parentspanid"), SPAN);
     assert_eq!(value(&headers, "x-b3-sampled"), "1");
     assert!(value(&headers, "traceparent").starts_with("00-0000000000000000a3ce929d0e0e4736-"));
+}
+
+#[test]
+fn a_callers_yes_needs_our_own() {
+    let mut never = config();
+    never.random_sampling = 0.0;
+    let traceparent = format!("00-{TRACE}-{SPAN}-01");
+    let mut headers = headers(&[("traceparent", &traceparent)]);
+    let span = start(never, &mut headers);
+    assert!(!span.sampled);
+    assert!(value(&headers, "traceparent").ends_with("-00"));
 }
 
 #[test]
