@@ -140,3 +140,97 @@ pub(super) fn late_details(failure: &Failure) -> &'static str {
         | Failure::Request => "upstream_reset_after_response_started{connection_termination}",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::pool::Limit;
+
+    fn connect(is_timeout: bool) -> Failure {
+        Failure::Connect(ConnectFailure {
+            is_timeout,
+            reason: "Connection refused".into(),
+        })
+    }
+
+    #[test]
+    fn failures_read_as_in_envoy() {
+        let started = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        for (failure, status, text, details, flags) in [
+            (
+                connect(false),
+                503,
+                "remote connection failure",
+                "remote_connection_failure|delayed_connect_error:_Connection_refused",
+                "UF",
+            ),
+            (
+                connect(true),
+                503,
+                "connection timeout",
+                "connection_timeout",
+                "UF",
+            ),
+            (
+                Failure::Overflow(Limit::Pending),
+                503,
+                "overflow",
+                "overflow",
+                "UO",
+            ),
+            (
+                Failure::ConnectionTermination,
+                503,
+                "connection termination",
+                "connection_termination",
+                "UC",
+            ),
+            (
+                Failure::RemoteReset,
+                503,
+                "remote reset",
+                "remote_reset",
+                "UR",
+            ),
+            (
+                Failure::RefusedStream,
+                503,
+                "remote refused stream reset",
+                "remote_refused_stream_reset",
+                "UR",
+            ),
+            (
+                Failure::Protocol,
+                502,
+                "protocol error",
+                "protocol_error",
+                "UPE",
+            ),
+        ] {
+            let is_overflow = matches!(failure, Failure::Overflow(_));
+            let reply = reply(&Ended::Failed(failure), true);
+            assert_eq!(reply.status, status);
+            assert_eq!(reply.body, format!("{started}{text}"));
+            assert_eq!(
+                reply.details,
+                format!("upstream_reset_before_response_started{{{details}}}")
+            );
+            assert_eq!(reply.flags.to_string(), flags);
+            assert_eq!(!reply.headers.is_empty(), is_overflow);
+        }
+    }
+
+    #[test]
+    fn deadlines_read_as_in_envoy() {
+        let timeout = reply(&Ended::Expired(Expired::Route), true);
+        assert_eq!(timeout.status, 504);
+        assert_eq!(timeout.body, "upstream request timeout");
+        assert_eq!(timeout.details, "response_timeout");
+        let life = |is_complete| reply(&Ended::Expired(Expired::Life), is_complete);
+        assert_eq!(
+            (life(true).status, life(false).status),
+            (504.try_into().unwrap(), 408.try_into().unwrap())
+        );
+        assert_eq!(life(true).details, "upstream_max_stream_duration_reached");
+    }
+}

@@ -380,3 +380,33 @@ fn small_number(number: u128) -> HeaderValue {
         None => HeaderValue::from(u64::try_from(number).unwrap_or(u64::MAX)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{header::HeaderMutations, route::WeightedCluster};
+
+    #[test]
+    fn weights_share_the_random_numbers() {
+        let cluster = |weight| WeightedCluster {
+            cluster: ClusterName::Name("c".into()),
+            weight,
+            request_headers: HeaderMutations::default(),
+            response_headers: HeaderMutations::default(),
+            host_rewrite: None,
+        };
+        let weighted = WeightedClusters {
+            clusters: [1, 0, 3].map(cluster).into(),
+            total: 4,
+        };
+        let places: Vec<usize> = (0..8).map(|n| weighted_place(&weighted, n)).collect();
+        assert_eq!(places, [0, 2, 2, 2, 0, 2, 2, 2]);
+    }
+
+    #[test]
+    fn numbers_of_any_size_become_values() {
+        assert_eq!(small_number(0), "0");
+        assert_eq!(small_number(9), "9");
+        assert_eq!(small_number(1234), "1234");
+    }
+}

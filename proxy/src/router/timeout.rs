@@ -145,3 +145,101 @@ impl Deadlines {
         self.timer.poll_until(deadline, cx).map(|()| which)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::route::{ClusterSpecifier, Priority};
+
+    fn route() -> Forward {
+        Forward {
+            cluster: ClusterSpecifier::Cluster("c".into()),
+            cluster_not_found_status: http::StatusCode::SERVICE_UNAVAILABLE,
+            path_rewrite: None,
+            host_rewrite: None,
+            append_x_forwarded_host: false,
+            timeout: Duration::from_secs(15),
+            idle_timeout: None,
+            max_stream_duration: None,
+            grpc_timeout_header_max: None,
+            grpc_timeout_header_offset: None,
+            priority: Priority::Default,
+        }
+    }
+
+    fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
+        let value = |(name, value): &(&'static str, &'static str)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        all.iter().map(value).collect()
+    }
+
+    #[test]
+    fn the_upstream_is_told_the_timeout() {
+        let mut told = HeaderMap::new();
+        assert_eq!(
+            route_timeout(&route(), &mut told),
+            Some(Duration::from_secs(15))
+        );
+        assert_eq!(told[&EXPECTED], "15000");
+
+        let unlimited = Forward {
+            timeout: Duration::ZERO,
+            ..route()
+        };
+        let mut told = HeaderMap::new();
+        assert_eq!(route_timeout(&unlimited, &mut told), None);
+        assert!(told.is_empty());
+    }
+
+    #[test]
+    fn a_header_overrides_the_timeout_and_goes_no_further() {
+        let mut told = headers(&[
+            ("x-envoy-upstream-rq-timeout-ms", "250"),
+            ("x-envoy-upstream-rq-per-try-timeout-ms", "100"),
+        ]);
+        assert_eq!(
+            route_timeout(&route(), &mut told),
+            Some(Duration::from_millis(250))
+        );
+        assert_eq!(told[&EXPECTED], "250");
+        assert_eq!(told.len(), 1);
+    }
+
+    #[test]
+    fn grpc_timeouts_count_within_their_maximum() {
+        let grpc = |value| {
+            headers(&[
+                ("content-type", "application/grpc"),
+                ("grpc-timeout", value),
+            ])
+        };
+        let limited = Forward {
+            grpc_timeout_header_max: Some(Duration::from_secs(2)),
+            grpc_timeout_header_offset: Some(Duration::from_millis(10)),
+            max_stream_duration: Some(Duration::from_secs(9)),
+            ..route()
+        };
+        for (value, expected) in [
+            ("1S", 990),
+            ("500m", 490),
+            ("1H", 1990),
+            ("5m", 5),
+            ("123456789S", 9000),
+            ("1x", 9000),
+        ] {
+            assert_eq!(
+                max_stream_duration(&limited, &grpc(value)),
+                Some(Duration::from_millis(expected)),
+                "{value}"
+            );
+        }
+        assert_eq!(
+            max_stream_duration(&limited, &HeaderMap::new()),
+            limited.max_stream_duration
+        );
+    }
+}
