@@ -51,7 +51,7 @@ pub struct Response {
     /// Trailers.
     pub trailers: Vec<(String, String)>,
     /// Replies after this one on the same connection (raw conversations only).
-    pub following: Vec<Response>,
+    pub following: Vec<Self>,
     /// How the exchange ended when it did not end well: `closed`, `reset REASON`, `goaway REASON`.
     pub error: Option<String>,
 }

@@ -107,13 +107,24 @@ fn parse_one(received: &[u8]) -> (Response, &[u8]) {
     let mut lines = head.split("\r\n");
     let mut first = lines.next().unwrap_or_default().splitn(3, ' ');
     let version = first.next().unwrap_or_default().to_owned();
-    let status = first.next().and_then(|status| status.parse().ok()).unwrap_or(0);
+    let status = first
+        .next()
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
     let headers = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    let mut response = Response { status, version, headers, ..Response::default() };
-    let length = match response.header("content-length").and_then(|length| length.parse().ok()) {
+    let mut response = Response {
+        status,
+        version,
+        headers,
+        ..Response::default()
+    };
+    let length = match response
+        .header("content-length")
+        .and_then(|length| length.parse().ok())
+    {
         _ if (100..200).contains(&status) => 0,
         Some(length) => rest.len().min(length),
         None => rest.len(),

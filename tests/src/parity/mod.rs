@@ -3,6 +3,7 @@
 //!
 //! `docs/differences.md` explains how to add a case and how to declare a difference.
 
+mod admin;
 mod bootstrap;
 mod case;
 mod compare;
@@ -11,6 +12,7 @@ mod normalise;
 mod observe;
 mod outcome;
 mod share;
+mod upstreams;
 
 use std::path::{Path, PathBuf};
 

@@ -114,7 +114,11 @@ impl Normaliser {
             headers,
             body,
             trailers: self.headers(&response.trailers),
-            following: response.following.iter().map(|next| self.response(next)).collect(),
+            following: response
+                .following
+                .iter()
+                .map(|next| self.response(next))
+                .collect(),
             error: response.error.clone(),
             ..Outcome::default()
         }

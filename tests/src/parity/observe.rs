@@ -9,13 +9,14 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::case::{AdminCheck, Case, Places, Protocol, Request};
+use super::case::{AdminCheck, Case, Protocol, Request};
 use super::normalise::Normaliser;
 use super::outcome::{Chosen, Observed, Outcome, Reached};
-use super::{bootstrap, check_rejected, share};
+use super::upstreams::Upstreams;
+use super::{admin, bootstrap, check_rejected, share};
 use crate::client::{self, Http1, Http2, Response, raw};
 use crate::proxy::{Kind, Proxy};
-use crate::upstream::{RawUpstream, Received, Refused, SCRIPT, Silent, Upstream};
+use crate::upstream::{RawUpstream, SCRIPT};
 use crate::wait;
 
 /// How long the log and the stats may take to catch up.
@@ -105,52 +106,6 @@ pub(super) fn check_guards(case: &Case, observed: &Observed) -> Result<()> {
         ensure!(value.is_some(), "stats: envoy has no {name}");
     }
     Ok(())
-}
-
-struct Upstreams {
-    all: Vec<Upstream>,
-    places: Places,
-    _refused: Refused,
-    _silent: Option<Silent>,
-}
-
-impl Upstreams {
-    async fn start(text: &str) -> Result<Self> {
-        let mut all = Vec::new();
-        let mut places = Places::new();
-        let port = |address: SocketAddr| address.port().to_string();
-        for name in ["a", "b", "c"] {
-            let upstream = Upstream::start(name).await?;
-            places.insert(name.to_owned(), port(upstream.address()));
-            all.push(upstream);
-        }
-        let refused = Refused::reserve()?;
-        places.insert("refused".to_owned(), port(refused.address()));
-        let silent = if text.contains("{{silent}}") {
-            Some(Silent::start().await?)
-        } else {
-            None
-        };
-        if let Some(silent) = &silent {
-            places.insert("silent".to_owned(), port(silent.address()));
-        }
-        // A port number for now: the answer is known only once the case is read.
-        places.insert("raw".to_owned(), "1".to_owned());
-        Ok(Self {
-            all,
-            places,
-            _refused: refused,
-            _silent: silent,
-        })
-    }
-
-    fn take_received(&self) -> Vec<Received> {
-        self.all.iter().flat_map(Upstream::take_received).collect()
-    }
-
-    fn pending(&self) -> usize {
-        self.all.iter().map(Upstream::pending).sum()
-    }
 }
 
 struct Run {
@@ -430,7 +385,7 @@ impl Run {
     async fn admin(&self, check: &AdminCheck, expected: Option<&Value>) -> Result<Value> {
         let read = async || -> Result<Value> {
             let reply = self.proxy.admin_get(&check.path).await?;
-            admin_view(check, &reply, &self.normaliser)
+            admin::view(check, &reply, &self.normaliser)
         };
         let Some(expected) = expected else {
             return read().await;
@@ -493,81 +448,4 @@ fn message(request: &Request) -> Result<client::Request> {
     message.chunks = request.chunks;
     message.trailers.clone_from(&request.trailers);
     Ok(message)
-}
-
-/// The compared parts of an admin reply.
-fn admin_view(check: &AdminCheck, reply: &Response, normaliser: &Normaliser) -> Result<Value> {
-    let mut view = serde_json::Map::new();
-    view.insert("status".to_owned(), reply.status.into());
-    view.insert(
-        "content-type".to_owned(),
-        reply.header("content-type").into(),
-    );
-    let text = normaliser.text(&reply.text());
-    if check.body {
-        view.insert("body".to_owned(), text.clone().into());
-    }
-    if let Some(lines) = &check.lines {
-        let wanted = regex::Regex::new(lines)?;
-        let mut lines: Vec<&str> = text.lines().filter(|line| wanted.is_match(line)).collect();
-        lines.sort_unstable();
-        view.insert("lines".to_owned(), lines.into());
-    }
-    if check.pointers.is_empty() && check.keys.is_empty() {
-        return Ok(view.into());
-    }
-    let json: Value = serde_json::from_str(&text).with_context(|| check.path.clone())?;
-    for pointer in &check.pointers {
-        let mut found = Vec::new();
-        select(&json, pointer, &mut found);
-        let mut values: Vec<Value> = found.into_iter().cloned().collect();
-        values.sort_by_key(ToString::to_string);
-        view.insert(pointer.clone(), values.into());
-    }
-    for pointer in &check.keys {
-        let mut found = Vec::new();
-        select(&json, pointer, &mut found);
-        let objects = found.iter().filter_map(|value| value.as_object());
-        let mut keys: Vec<&String> = objects.flat_map(|object| object.keys()).collect();
-        keys.sort();
-        keys.dedup();
-        view.insert(
-            format!("keys of {pointer}"),
-            keys.iter().map(|key| key.as_str()).collect(),
-        );
-    }
-    Ok(view.into())
-}
-
-/// Follows a JSON pointer in which `*` means every element or value.
-fn select<'a>(value: &'a Value, pointer: &str, found: &mut Vec<&'a Value>) {
-    let Some(rest) = pointer.strip_prefix('/') else {
-        found.push(value);
-        return;
-    };
-    let (step, rest) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, ""),
-    };
-    match value {
-        Value::Array(items) if step == "*" => {
-            items.iter().for_each(|item| select(item, rest, found));
-        }
-        Value::Object(fields) if step == "*" => {
-            fields.values().for_each(|item| select(item, rest, found));
-        }
-        Value::Array(items) => {
-            let item = step
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| items.get(index));
-            item.into_iter().for_each(|item| select(item, rest, found));
-        }
-        // `~1` stands for a slash, as in every JSON pointer.
-        Value::Object(fields) => fields
-            .get(&step.replace("~1", "/"))
-            .into_iter()
-            .for_each(|item| select(item, rest, found)),
-        _ => {}
-    }
 }

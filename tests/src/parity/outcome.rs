@@ -26,7 +26,7 @@ pub(super) struct Outcome {
     pub(super) headers: Headers,
     pub(super) body: String,
     pub(super) trailers: Headers,
-    pub(super) following: Vec<Outcome>,
+    pub(super) following: Vec<Self>,
     pub(super) error: Option<String>,
     pub(super) upstream: Vec<Reached>,
     /// Only with `closed_after`.
