@@ -267,21 +267,21 @@ async fn received(
 
     if body.is_end_stream() {
         cx.info.upstream.last_rx = Some(now);
-        exchange.complete();
+        exchange.complete(now);
         return Ok((parts, Body::Empty));
     }
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
     let first = match first {
         Poll::Pending => None,
         Poll::Ready(None) => {
-            exchange.complete();
+            exchange.complete(now);
             return Ok((parts, Body::Empty));
         }
         Poll::Ready(Some(first)) => Some(first),
     };
     if first.is_some() && body.is_end_stream() {
         cx.info.upstream.last_rx = Some(now);
-        exchange.complete();
+        exchange.complete(now);
         if let Some(whole) = whole(&first, &parts.headers) {
             return Ok((parts, Body::Full(whole)));
         }

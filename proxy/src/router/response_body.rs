@@ -53,15 +53,15 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// The response is complete.
-    pub(super) fn complete(&mut self) {
+    pub(super) fn complete(&mut self, now: Instant) {
         let Some(held) = self.held.take() else { return };
         self.cluster
             .stats
             .codes
-            .time(self.start.elapsed(), self.is_internal);
+            .time(now.saturating_duration_since(self.start), self.is_internal);
         let is_sent = self.upload.as_ref().is_none_or(|upload| upload.is_done());
         match held {
-            Held::Http1(lease) if is_sent => lease.release(),
+            Held::Http1(lease) if is_sent => lease.release(now),
             Held::Http1(_) | Held::Http2 { .. } => self.stop_upload(),
         }
     }
@@ -179,12 +179,12 @@ impl http_body::Body for ResponseBody {
         };
         match polled {
             Poll::Ready(None) => {
-                this.exchange.complete();
+                this.exchange.complete(Instant::now());
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
                 if this.body.is_end_stream() {
-                    this.exchange.complete();
+                    this.exchange.complete(Instant::now());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

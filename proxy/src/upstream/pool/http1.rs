@@ -76,7 +76,7 @@ impl Pool {
             None => self.wait().await?,
         };
         let Some(request) = ActiveRequest::new(&self.base) else {
-            self.put(ready);
+            self.put(ready, Instant::now());
             return Err(Failure::Overflow(Limit::Requests));
         };
         ready.connection.begin_request();
@@ -100,7 +100,7 @@ impl Pool {
 
     async fn wait(self: &Rc<Self>) -> Result<Ready, Failure> {
         let pending = PendingRequest::new(&self.base).ok_or(Failure::Overflow(Limit::Pending))?;
-        let give_back = |ready| self.put(ready);
+        let give_back = |ready| self.put(ready, Instant::now());
         let place = self.line.join(&give_back);
         self.make_connections();
         let outcome = place.outcome().await;
@@ -138,7 +138,7 @@ impl Pool {
         if let Ok((sender, driver)) = self.builder().handshake(TokioIo::new(io)).await {
             let pool = Rc::clone(&self);
             tokio::task::spawn_local(pool.drive(driver, Rc::clone(&connection)));
-            self.put(Ready { sender, connection });
+            self.put(Ready { sender, connection }, Instant::now());
         }
     }
 
@@ -203,20 +203,21 @@ impl Pool {
     }
 
     /// Takes a connection that can serve again: for the first in line, or to be kept.
-    fn put(self: &Rc<Self>, ready: Ready) {
-        let is_unwanted = ready.connection.is_draining.get()
-            || self.base.is_draining.get()
-            || self.base.host.is_removed();
-        if is_unwanted || ready.sender.is_closed() {
+    fn put(self: &Rc<Self>, ready: Ready, now: Instant) {
+        if ready.connection.is_draining.get() || ready.sender.is_closed() {
             ready.close();
             self.make_connections();
             return;
         }
-        if let Err(ready) = self.line.serve(ready) {
-            self.idle.borrow_mut().push(Idle {
-                ready,
-                since: Instant::now(),
-            });
+        // Who waits is served even when the host has left meanwhile.
+        let Err(ready) = self.line.serve(ready) else {
+            return;
+        };
+        if self.base.is_draining.get() || self.base.host.is_removed() {
+            ready.close();
+        } else {
+            let idle = Idle { ready, since: now };
+            self.idle.borrow_mut().push(idle);
             self.reap();
         }
     }
@@ -321,13 +322,13 @@ impl Lease {
     }
 
     /// Request and response are complete: the connection may serve the next request.
-    pub(crate) fn release(mut self) {
+    pub(crate) fn release(mut self, now: Instant) {
         let Some(ready) = self.ready.take() else {
             return;
         };
         ready.connection.end_request();
         if ready.sender.is_ready() || ready.sender.is_closed() {
-            self.pool.put(ready);
+            self.pool.put(ready, now);
             return;
         }
         let pool = Rc::clone(&self.pool);
@@ -335,7 +336,7 @@ impl Lease {
             let mut ready = ready;
             // A connection that ends instead is noted by its own task.
             if ready.sender.ready().await.is_ok() {
-                pool.put(ready);
+                pool.put(ready, Instant::now());
             }
         });
     }

@@ -161,13 +161,16 @@ impl Pool {
                     idle_since: Cell::new(Instant::now()),
                     ping: Rc::default(),
                 });
-                if self.base.is_draining.get() || self.base.host.is_removed() {
-                    on.connection.is_draining.set(true);
-                }
                 self.connections.borrow_mut().push(Rc::clone(&on));
                 tokio::task::spawn_local(drive(Rc::clone(&self), driver, Rc::downgrade(&on)));
+                // Who waits is served even when the host has left meanwhile.
                 self.serve_line(&on);
-                self.reap();
+                if self.base.is_draining.get() || self.base.host.is_removed() {
+                    on.connection.is_draining.set(true);
+                    self.drop_finished();
+                } else {
+                    self.reap();
+                }
             }
             Err(error) => {
                 drop(connection);

@@ -153,7 +153,7 @@ async fn exchange(pool: &Rc<http1::Pool>, path: &str) -> Result<String, Failure>
         Err(http1::SendError::Unsent(_)) => panic!("not sent"),
     };
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    lease.release();
+    lease.release(std::time::Instant::now());
     Ok(String::from_utf8(body.to_vec()).unwrap())
 }
 
@@ -357,6 +357,39 @@ async fn pools_of_removed_hosts_drain() {
         until(|| cluster.stats.upstream_cx_active.value() == 0).await;
         assert!(pools.pick(&cluster, || 0).is_none());
         assert_eq!(cluster.stats.upstream_cx_none_healthy.value(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_host_that_leaves_is_served() {
+    local(async {
+        for protocol in [1, 2] {
+            let (server, address) = Server::start((protocol == 2).then_some(100)).await;
+            let config = if protocol == 2 {
+                http2(address)
+            } else {
+                http1(address)
+            };
+            let (pools, cluster) = (Pools::default(), testing::cluster(config));
+            let host = host(&pools, &cluster);
+            let leave = async {
+                until(|| cluster.stats.upstream_rq_pending_active.value() == 1).await;
+                cluster.update_hosts(&testing::assignment(&[]));
+                pools.reconcile(|_| true);
+            };
+            if protocol == 2 {
+                let pool = pools.http2(&cluster, &host, Priority::Default);
+                let (outcome, ()) = tokio::join!(stream(&pool, "/"), leave);
+                assert_eq!(outcome.unwrap(), "hello");
+            } else {
+                let pool = pools.http1(&cluster, &host, Priority::Default);
+                let (outcome, ()) = tokio::join!(exchange(&pool, "/"), leave);
+                assert_eq!(outcome.unwrap(), "hello");
+            }
+            until(|| cluster.stats.upstream_cx_active.value() == 0).await;
+            assert_eq!(server.connections.get(), 1);
+        }
     })
     .await;
 }
