@@ -288,7 +288,9 @@ mod tests {
     fn scan(parts: &[&str]) -> HeadScan {
         let mut head = HeadScan { is_on: true, is_first: true, ..HeadScan::default() };
         for part in parts {
-            head.scan(part.as_bytes());
+            if head.is_on {
+                head.scan(part.as_bytes());
+            }
         }
         head
     }

@@ -19,6 +19,8 @@ pub mod stats;
 pub mod stream;
 pub mod strict;
 pub mod stream_cx;
+#[cfg(test)]
+mod tests;
 
 pub use body::{Body, BodyError};
 pub use local_reply::LocalReply;

@@ -6,6 +6,8 @@ mod accept;
 mod connections;
 mod date;
 mod run;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timer;
 
 use std::{
