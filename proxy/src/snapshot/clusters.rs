@@ -24,6 +24,8 @@ pub(super) struct Clusters {
     entries: BTreeMap<Arc<str>, Entry>,
     /// Last assignment of each EDS service: a changed cluster starts from it at once.
     assignments: BTreeMap<Arc<str>, (Resource, Arc<LoadAssignment>)>,
+    /// EDS services whose first answer did not come in time: what wants them later does not wait again.
+    given_up: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,20 +40,20 @@ impl Clusters {
     /// be started.
     ///
     /// # Errors
-    /// When the name belongs to a static cluster.
+    /// When the name belongs to a static cluster, or its EDS service comes from two sources.
     pub(super) fn upsert(
         &mut self,
         resource: Resource,
         config: Config,
         registry: &Registry,
     ) -> Result<Option<Arc<Cluster>>, String> {
-        let entry = self.entries.entry(Arc::clone(&config.name)).or_default();
-        if resource.origin == Origin::Dynamic
-            && let Some((active, _)) = &entry.active
-            && active.origin == Origin::Static
-        {
+        if resource.origin == Origin::Dynamic && self.is_static(&config.name) {
             return Err("a static cluster has this name".to_owned());
         }
+        if let Some(other) = self.other_source(&config) {
+            return Err(other);
+        }
+        let entry = self.entries.entry(Arc::clone(&config.name)).or_default();
         entry.refused = None;
         let latest = entry.warming.as_mut().or(entry.active.as_mut());
         if let Some((known, _)) = latest
@@ -63,10 +65,12 @@ impl Clusters {
         // A version that never warmed gives its hosts to the next one too.
         let previous = entry.warming.as_ref().or(entry.active.as_ref());
         let cluster = Cluster::new(Arc::new(config), registry, previous.map(|(_, old)| old));
-        if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
-            && let Some((_, assignment)) = self.assignments.get(service_name)
-        {
-            cluster.update_hosts(assignment);
+        if let Discovery::Eds { service_name, .. } = &cluster.config.discovery {
+            if let Some((_, assignment)) = self.assignments.get(service_name) {
+                cluster.update_hosts(assignment);
+            } else if self.given_up.contains(service_name) {
+                cluster.give_up_waiting();
+            }
         }
         entry.warming = Some((resource, Arc::clone(&cluster)));
         Ok(Some(cluster))
@@ -78,19 +82,45 @@ impl Clusters {
 
     /// Removes a dynamic cluster.
     pub(super) fn remove(&mut self, name: &str) {
-        let is_static = |entry: &Entry| {
-            entry
-                .active
-                .as_ref()
-                .is_some_and(|(resource, _)| resource.origin == Origin::Static)
-        };
-        if self
-            .entries
-            .get(name)
-            .is_some_and(|entry| !is_static(entry))
-        {
+        if !self.is_static(name) {
             self.entries.remove(name);
         }
+    }
+
+    fn is_static(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| {
+            entry
+                .active
+                .iter()
+                .chain(&entry.warming)
+                .any(|(resource, _)| resource.origin == Origin::Static)
+        })
+    }
+
+    /// Assignments are kept by service name, so one name can't have two sources.
+    fn other_source(&self, config: &Config) -> Option<String> {
+        let Discovery::Eds {
+            service_name: wanted,
+            source: from,
+        } = &config.discovery
+        else {
+            return None;
+        };
+        let from = SourceKey(from.kind.clone());
+        self.versions()
+            .filter(|cluster| *cluster.name() != config.name)
+            .find_map(|cluster| match &cluster.config.discovery {
+                Discovery::Eds {
+                    service_name,
+                    source,
+                } if service_name == wanted && SourceKey(source.kind.clone()) != from => {
+                    Some(format!(
+                        "not supported: EDS service '{wanted}' comes from another source for cluster '{}'",
+                        cluster.name()
+                    ))
+                }
+                _ => None,
+            })
     }
 
     /// Gives an assignment to the clusters that want it. False: none does.
@@ -107,13 +137,17 @@ impl Clusters {
             }
         }
         if is_wanted {
+            self.given_up.remove(&name);
             self.assignments.insert(name, (resource, assignment));
         }
         is_wanted
     }
 
     /// The initial fetch timeout of an EDS service is over: serve without hosts.
-    pub(super) fn give_up(&self, service: &str) {
+    pub(super) fn give_up(&mut self, service: &str) {
+        if !self.assignments.contains_key(service) {
+            self.given_up.insert(Arc::from(service));
+        }
         for cluster in self.versions() {
             if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
                 && **service_name == *service
@@ -147,6 +181,7 @@ impl Clusters {
             .map(|(_, name)| name)
             .collect::<BTreeSet<_>>();
         self.assignments.retain(|name, _| wanted.contains(name));
+        self.given_up.retain(|name| wanted.contains(name));
     }
 
     /// EDS services wanted, by source.

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use super::{
-    clusters::SourceKey,
+    clusters::{Clusters, SourceKey},
     resource::{Origin, Refused, Resource},
-    routes::Routes,
+    routes::{Routes, named_clusters},
     state::Host,
 };
 use crate::{
@@ -24,6 +24,10 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     entries: BTreeMap<Arc<str>, Entry>,
+    /// Versions that serve no more; their connections drain, and need their routes until then.
+    retired: Vec<Weak<Active>>,
+    /// Removed by the update that is being taken: what takes their place takes over their sockets.
+    removed: Vec<Arc<Active>>,
 }
 
 #[derive(Debug, Default)]
@@ -48,13 +52,13 @@ impl Listeners {
         if let Some(other) = self.address_taken(&config) {
             return Err(other);
         }
-        let entry = self.entries.entry(Arc::clone(&config.name)).or_default();
-        if resource.origin == Origin::Dynamic
-            && let Some((active, _)) = &entry.active
-            && active.origin == Origin::Static
-        {
+        if resource.origin == Origin::Dynamic && self.is_static(&config.name) {
             return Err("a static listener has this name".to_owned());
         }
+        if let Some(other) = self.other_source(&config) {
+            return Err(other);
+        }
+        let entry = self.entries.entry(Arc::clone(&config.name)).or_default();
         if let Some((known, _)) = entry.warming.as_mut().or(entry.active.as_mut())
             && known.body.value == resource.body.value
         {
@@ -62,8 +66,17 @@ impl Listeners {
             entry.refused = None;
             return Ok(());
         }
-        let previous = entry.warming.as_ref().or(entry.active.as_ref());
-        let active = host.activate(Arc::new(config), previous.map(|(_, active)| active))?;
+        let previous = entry
+            .warming
+            .as_ref()
+            .or(entry.active.as_ref())
+            .map(|(_, active)| active)
+            .or_else(|| {
+                self.removed
+                    .iter()
+                    .find(|old| overlap(&old.config, &config))
+            });
+        let active = host.activate(Arc::new(config), previous)?;
         entry.refused = None;
         entry.warming = Some((resource, active));
         Ok(())
@@ -96,26 +109,65 @@ impl Listeners {
 
     /// Removes a dynamic listener.
     pub(super) fn remove(&mut self, name: &str) {
-        let is_static = self.entries.get(name).is_some_and(|entry| {
-            entry
-                .active
-                .as_ref()
-                .is_some_and(|(resource, _)| resource.origin == Origin::Static)
-        });
-        if !is_static {
-            self.entries.remove(name);
+        if self.is_static(name) {
+            return;
+        }
+        if let Some(entry) = self.entries.remove(name) {
+            let versions = entry.active.into_iter().chain(entry.warming);
+            for (_, active) in versions {
+                self.retired.push(Arc::downgrade(&active));
+                self.removed.push(active);
+            }
         }
     }
 
-    /// Lets listeners serve whose routes are there; tells whether any did.
-    pub(super) fn promote(&mut self, routes: &Routes) -> bool {
+    /// The update is taken: sockets that nobody took over may close.
+    pub(super) fn end_update(&mut self) {
+        self.removed.clear();
+    }
+
+    fn is_static(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| {
+            entry
+                .active
+                .iter()
+                .chain(&entry.warming)
+                .any(|(resource, _)| resource.origin == Origin::Static)
+        })
+    }
+
+    /// Route configurations are kept by name, so one name can't have two sources.
+    fn other_source(&self, config: &Listener) -> Option<String> {
+        for (from, wanted, _) in route_names(config) {
+            for active in self.versions() {
+                let is_other = active.config.name != config.name
+                    && route_names(&active.config)
+                        .any(|(source, name, _)| name == wanted && source != from);
+                if is_other {
+                    return Some(format!(
+                        "not supported: route configuration '{wanted}' comes from another source for listener '{}'",
+                        active.config.name
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// Lets listeners serve whose routes are there, and whose inline routes name no cluster that
+    /// warms; tells whether any did.
+    pub(super) fn promote(&mut self, routes: &Routes, clusters: &Clusters) -> bool {
         let mut changed = false;
         for entry in self.entries.values_mut() {
             let is_ready = entry.warming.as_ref().is_some_and(|(_, active)| {
                 route_names(&active.config).all(|(_, name, _)| routes.is_ready(&name))
+                    && !inline_clusters(&active.config).any(|name| clusters.is_warming(&name))
             });
             if is_ready {
-                entry.active = entry.warming.take();
+                if let Some((_, old)) = std::mem::replace(&mut entry.active, entry.warming.take())
+                {
+                    self.retired.push(Arc::downgrade(&old));
+                }
                 changed = true;
             }
         }
@@ -128,6 +180,22 @@ impl Listeners {
             .flat_map(|active| {
                 route_names(&active.config)
                     .map(|(source, name, _)| (source, name))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Names of route configurations that requests may still look up: those wanted, and those of
+    /// connections that drain.
+    pub(super) fn routes_in_use(&mut self) -> BTreeSet<Arc<str>> {
+        self.retired.retain(|old| old.strong_count() > 0);
+        let draining = self.retired.iter().filter_map(Weak::upgrade);
+        self.versions()
+            .cloned()
+            .chain(draining)
+            .flat_map(|active| {
+                route_names(&active.config)
+                    .map(|(_, name, _)| name)
                     .collect::<Vec<_>>()
             })
             .collect()
@@ -164,6 +232,22 @@ impl Listeners {
             .flat_map(|entry| entry.active.iter().chain(&entry.warming))
             .map(|(_, active)| active)
     }
+}
+
+fn overlap(old: &Listener, new: &Listener) -> bool {
+    old.addresses
+        .iter()
+        .any(|address| address.port() != 0 && new.addresses.contains(address))
+}
+
+fn inline_clusters(listener: &Listener) -> impl Iterator<Item = Arc<str>> + '_ {
+    listener.filter_chains.iter().flat_map(|chain| {
+        let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
+        match &manager.routes {
+            RouteSource::Inline(config) => named_clusters(config),
+            RouteSource::Rds { .. } => BTreeSet::new(),
+        }
+    })
 }
 
 fn route_names(listener: &Listener) -> impl Iterator<Item = (SourceKey, Arc<str>, Duration)> + '_ {

@@ -17,6 +17,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::watch;
 
+pub use clusters::SourceKey;
 pub use dump::{Dump, DumpEntry, DumpState};
 pub use resource::{Origin, Resource};
 pub use state::State;

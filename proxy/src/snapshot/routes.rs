@@ -109,7 +109,8 @@ impl Routes {
     }
 }
 
-fn named_clusters(config: &RouteConfiguration) -> BTreeSet<Arc<str>> {
+/// The clusters that a route configuration names.
+pub(super) fn named_clusters(config: &RouteConfiguration) -> BTreeSet<Arc<str>> {
     let mut names = BTreeSet::new();
     for route in config.virtual_hosts.iter().flat_map(|host| &host.routes) {
         let Action::Forward(forward) = &route.action else {

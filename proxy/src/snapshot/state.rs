@@ -28,7 +28,14 @@ use super::{
     routes::Routes,
 };
 use crate::{
-    config::{bootstrap::Bootstrap, from_proto},
+    config::{
+        bootstrap::Bootstrap,
+        cluster::Discovery,
+        from_proto,
+        http_connection_manager::RouteSource,
+        listener::{Listener, NetworkFilter},
+        source::{ConfigSource, SourceKind},
+    },
     convert::{ConfigError, Sink},
     listener::Active,
     router::Table,
@@ -119,6 +126,7 @@ pub struct State {
     clusters: Clusters,
     routes: Routes,
     listeners: Listeners,
+    has_ads: bool,
     version: u64,
     changed: bool,
 }
@@ -138,6 +146,7 @@ impl State {
             clusters: Clusters::default(),
             routes: Routes::default(),
             listeners: Listeners::default(),
+            has_ads: bootstrap.ads.is_some(),
             version: 0,
             changed: true,
         };
@@ -186,6 +195,10 @@ impl State {
         removed: &[Arc<str>],
         host: &mut dyn Host,
     ) -> Vec<Rejection> {
+        // A listener that goes frees its address for one that comes; its sockets stay for that one.
+        if kind == Kind::Listener {
+            self.remove(kind, removed);
+        }
         let mut rejections = Vec::new();
         for resource in added {
             let name = Arc::clone(&resource.name);
@@ -204,17 +217,30 @@ impl State {
                 rejections.push(rejection);
             }
         }
-        for name in removed {
-            self.changed = true;
+        if kind != Kind::Listener {
+            self.remove(kind, removed);
+        }
+        self.listeners.end_update();
+        rejections
+    }
+
+    fn remove(&mut self, kind: Kind, names: &[Arc<str>]) {
+        for name in names {
             match kind {
-                Kind::Cluster => self.clusters.remove(name),
-                Kind::Listener => self.listeners.remove(name),
+                Kind::Cluster => {
+                    self.changed = true;
+                    self.clusters.remove(name);
+                }
+                Kind::Listener => {
+                    self.changed = true;
+                    self.listeners.remove(name);
+                }
                 // A server that takes away routes or endpoints still in use leaves them as they
-                // are: the owner's removal (LDS, CDS) is what ends them, as in Envoy.
-                Kind::Route | Kind::Endpoints => {}
+                // are: the owner's removal (LDS, CDS) is what ends them, as in Envoy. Nobody needs
+                // to wait any longer for what the server says is not there.
+                Kind::Route | Kind::Endpoints => self.give_up(kind, name),
             }
         }
-        rejections
     }
 
     fn take(
@@ -226,6 +252,10 @@ impl State {
         match kind {
             Kind::Cluster => {
                 let config = convert(&resource, from_proto::cluster)?;
+                same_name(&resource, &config.name)?;
+                if let Discovery::Eds { source, .. } = &config.discovery {
+                    self.check_source("eds_cluster_config.eds_config", source)?;
+                }
                 let started = self
                     .clusters
                     .upsert(resource, config, &self.registry)
@@ -240,16 +270,13 @@ impl State {
                     from_proto::check_numeric(cx, &assignment);
                     Some(assignment)
                 })?;
-                if assignment.cluster_name != resource.name {
-                    return Err(whole(format!(
-                        "cluster_name is `{}`, but the resource is named `{}`",
-                        assignment.cluster_name, resource.name
-                    )));
-                }
+                same_name(&resource, &assignment.cluster_name)?;
                 self.clusters.assign(resource, assignment);
             }
             Kind::Listener => {
                 let config = convert(&resource, from_proto::listener)?;
+                same_name(&resource, &config.name)?;
+                self.check_listener(&config)?;
                 self.listeners
                     .upsert(resource, config, host)
                     .map_err(whole)?;
@@ -258,6 +285,7 @@ impl State {
                 let config = Arc::new(convert(&resource, |cx, proto| {
                     from_proto::route_configuration(cx, proto, false)
                 })?);
+                same_name(&resource, &config.name)?;
                 if config.validate_clusters {
                     let missing = config.unknown_clusters(&|name| self.clusters.exists(name));
                     if !missing.is_empty() {
@@ -269,6 +297,41 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What the bootstrap's check does for static listeners: sources that exist, and clusters of inline
+    /// routes that do.
+    fn check_listener(&self, config: &Listener) -> Result<(), Vec<ConfigError>> {
+        for chain in &config.filter_chains {
+            let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
+            match &manager.routes {
+                RouteSource::Rds { source, .. } => self.check_source("rds.config_source", source)?,
+                RouteSource::Inline(routes) if routes.validate_clusters => {
+                    let missing = routes.unknown_clusters(&|name| self.clusters.exists(name));
+                    if !missing.is_empty() {
+                        return Err(missing
+                            .into_iter()
+                            .map(|error| ConfigError {
+                                path: format!("route_config.{}", error.path),
+                                reason: error.reason,
+                            })
+                            .collect());
+                    }
+                }
+                RouteSource::Inline(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_source(&self, path: &str, source: &ConfigSource) -> Result<(), Vec<ConfigError>> {
+        if self.has_ads || source.kind != SourceKind::Ads {
+            return Ok(());
+        }
+        Err(vec![ConfigError {
+            path: path.to_owned(),
+            reason: "names ads, but dynamic_resources.ads_config is not set".to_owned(),
+        }])
     }
 
     /// The first answer for a name did not come in time: what waits for it goes on without.
@@ -285,17 +348,11 @@ impl State {
         let mut changed = std::mem::take(&mut self.changed);
         changed |= self.clusters.promote();
         changed |= self.routes.promote(&self.clusters);
-        changed |= self.listeners.promote(&self.routes);
+        changed |= self.listeners.promote(&self.routes, &self.clusters);
         if !changed {
             return None;
         }
-        let wanted = self
-            .listeners
-            .routes()
-            .into_iter()
-            .map(|(_, name)| name)
-            .collect();
-        self.routes.sweep(&wanted);
+        self.routes.sweep(&self.listeners.routes_in_use());
         self.clusters.sweep();
         self.version += 1;
         Some(Snapshot {
@@ -363,6 +420,17 @@ where
     let sink = Sink::new();
     let value = convert(&sink.root(""), message);
     sink.finish(value)
+}
+
+/// A resource goes by one name: by another its removal would miss it.
+fn same_name(resource: &Resource, name: &Arc<str>) -> Result<(), Vec<ConfigError>> {
+    if resource.name == *name {
+        return Ok(());
+    }
+    Err(whole(format!(
+        "the resource is named `{}`, but its content says `{name}`",
+        resource.name
+    )))
 }
 
 fn whole(reason: String) -> Vec<ConfigError> {

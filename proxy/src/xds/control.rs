@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use outrigger_xds::{
@@ -13,11 +12,14 @@ use outrigger_xds::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{ads, files};
+use super::{
+    ads,
+    file_sources::{FileUpdate, Files},
+};
 use crate::{
     config::{
         bootstrap::Bootstrap,
-        source::{ConfigSource, PathSource, SourceKind},
+        source::{ConfigSource, SourceKind},
     },
     convert::ConfigError,
     snapshot::{
@@ -72,15 +74,6 @@ impl Handle {
     }
 }
 
-/// What a watched file is for.
-#[derive(Debug)]
-struct File {
-    kinds: BTreeSet<Kind>,
-    watch: Option<files::FileWatch>,
-    source: PathSource,
-    seen: BTreeMap<Kind, BTreeSet<Arc<str>>>,
-}
-
 /// The loop and what it owns.
 #[derive(Debug)]
 pub struct Control<H> {
@@ -92,10 +85,11 @@ pub struct Control<H> {
     ads: Option<grpc::Handle>,
     ads_events: Option<mpsc::UnboundedReceiver<Event>>,
     subscribed: BTreeMap<Kind, BTreeSet<Arc<str>>>,
-    files: BTreeMap<PathBuf, File>,
-    file_changes: (
-        mpsc::UnboundedSender<PathBuf>,
-        mpsc::UnboundedReceiver<PathBuf>,
+    files: Files,
+    /// Names wanted from files whose first answer is late.
+    expired: (
+        mpsc::UnboundedSender<(Kind, Arc<str>)>,
+        mpsc::UnboundedReceiver<(Kind, Arc<str>)>,
     ),
     commands: mpsc::UnboundedReceiver<Command>,
     progress: watch::Sender<Progress>,
@@ -131,8 +125,8 @@ impl<H: Host> Control<H> {
             ads: None,
             ads_events: None,
             subscribed: BTreeMap::new(),
-            files: BTreeMap::new(),
-            file_changes: mpsc::unbounded_channel(),
+            files: Files::new(),
+            expired: mpsc::unbounded_channel(),
             commands: command_receiver,
             progress,
             cds_answered: bootstrap.cds.is_none(),
@@ -177,7 +171,10 @@ impl<H: Host> Control<H> {
                     Some(event) => self.on_event(event),
                     None => self.ads_events = None,
                 },
-                Some(path) = self.file_changes.1.recv() => self.on_file(&path),
+                updates = self.files.changed() => {
+                    updates.into_iter().for_each(|update| self.on_file(update));
+                }
+                Some((kind, name)) = self.expired.1.recv() => self.on_timeout(kind, &name),
                 command = self.commands.recv() => match command {
                     Some(Command::Dump(reply)) => drop(reply.send(self.state.dump())),
                     Some(Command::Warm) => {}
@@ -196,29 +193,32 @@ impl<H: Host> Control<H> {
                     ads.subscribe(&type_url(kind), [WILDCARD], timeout(source));
                 }
             }
-            SourceKind::Path(path) => self.watch(kind, path),
+            SourceKind::Path(path) => match self.files.want_all(kind, path) {
+                Some(update) => self.on_file(update),
+                None => self.expire(kind, WILDCARD, timeout(source)),
+            },
         }
     }
 
-    fn watch(&mut self, kind: Kind, source: &PathSource) {
-        let file = self
-            .files
-            .entry(source.path.clone())
-            .or_insert_with(|| File {
-                kinds: BTreeSet::new(),
-                watch: None,
-                source: source.clone(),
-                seen: BTreeMap::new(),
-            });
-        file.kinds.insert(kind);
-        if file.watch.is_none() {
-            match files::FileWatch::new(&file.source, self.file_changes.0.clone()) {
-                Ok(watch) => file.watch = Some(watch),
-                Err(reason) => tracing::error!("can't watch for changes: {reason}"),
-            }
+    /// Files have no stream that would tell that an answer is late.
+    fn expire(&self, kind: Kind, name: &str, timeout: Option<Duration>) {
+        let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) else {
+            return;
+        };
+        let sender = self.expired.0.clone();
+        let name = Arc::from(name);
+        tokio::spawn(async move {
+            tokio::time::sleep(timeout).await;
+            drop(sender.send((kind, name)));
+        });
+    }
+
+    fn on_timeout(&mut self, kind: Kind, name: &str) {
+        match kind {
+            Kind::Cluster => self.cds_answered = true,
+            Kind::Listener => self.lds_answered = true,
+            Kind::Endpoints | Kind::Route => self.state.give_up(kind, name),
         }
-        let path = source.path.clone();
-        self.on_file(&path);
     }
 
     fn on_event(&mut self, event: Event) {
@@ -229,11 +229,7 @@ impl<H: Host> Control<H> {
                     return;
                 };
                 tracing::warn!(%type_url, name, "no answer within initial_fetch_timeout");
-                match kind {
-                    Kind::Cluster => self.cds_answered = true,
-                    Kind::Listener => self.lds_answered = true,
-                    Kind::Endpoints | Kind::Route => self.state.give_up(kind, &name),
-                }
+                self.on_timeout(kind, &name);
             }
             // The client has refused it already.
             Event::Malformed { .. } => {}
@@ -257,8 +253,15 @@ impl<H: Host> Control<H> {
                     tracing::warn!(%type_url, "the management server reports: {error}");
                 }
                 let now = SystemTime::now();
+                let subscribed = self.subscribed.get(&kind);
                 let added = added
                     .into_iter()
+                    // A server may send more than was asked for, such as what comes from a file here.
+                    .filter(|resource| match kind {
+                        Kind::Cluster | Kind::Listener => true,
+                        Kind::Endpoints | Kind::Route => subscribed
+                            .is_some_and(|names| names.contains(resource.name.as_str())),
+                    })
                     .map(|resource| Resource {
                         name: Arc::from(resource.name),
                         version: Arc::from(resource.version),
@@ -288,53 +291,19 @@ impl<H: Host> Control<H> {
         }
     }
 
-    /// Reads a file anew; a broken one changes nothing.
-    fn on_file(&mut self, path: &PathBuf) {
-        let Some(file) = self.files.get(path) else {
-            return;
-        };
-        let kinds = file.kinds.clone();
-        let response = match files::read(path) {
-            Ok(response) => response,
-            Err(reason) => {
-                tracing::error!("{reason}");
-                return;
-            }
-        };
-        let version = Arc::<str>::from(response.version_info.as_str());
-        let now = SystemTime::now();
-        for kind in kinds {
-            let type_url = kind.type_url();
-            let resources = response
-                .resources
-                .iter()
-                .filter(|body| body.type_url == type_url)
-                .filter_map(|body| {
-                    let name = resource_name(kind, &body.value)?;
-                    Some(Resource {
-                        name: Arc::from(name),
-                        version: Arc::clone(&version),
-                        body: body.clone(),
-                        origin: Origin::Dynamic,
-                        updated: now,
-                    })
-                })
-                .collect::<Vec<_>>();
-            let names = resources
-                .iter()
-                .map(|one| Arc::clone(&one.name))
-                .collect::<BTreeSet<_>>();
-            let Some(file) = self.files.get_mut(path) else {
-                return;
-            };
-            let before = file.seen.insert(kind, names.clone()).unwrap_or_default();
-            let removed = before.difference(&names).cloned().collect::<Vec<_>>();
-            let rejections = self.state.update(kind, resources, &removed, &mut self.host);
-            for rejection in &rejections {
-                tracing::error!("{}: {rejection}", path.display());
-            }
-            self.answered(kind);
+    /// Takes over what a file says.
+    fn on_file(&mut self, update: FileUpdate) {
+        let FileUpdate {
+            path,
+            kind,
+            added,
+            removed,
+        } = update;
+        let rejections = self.state.update(kind, added, &removed, &mut self.host);
+        for rejection in &rejections {
+            tracing::error!("{}: {rejection}", path.display());
         }
+        self.answered(kind);
     }
 
     /// Wants what is named now and no more what is not, then publishes what has become warm.
@@ -364,23 +333,17 @@ impl<H: Host> Control<H> {
 
     fn subscribe_wanted(&mut self) {
         for kind in [Kind::Endpoints, Kind::Route] {
-            let mut wanted = BTreeSet::new();
-            for (source, name) in self.state.wanted(kind) {
-                match &source.0 {
-                    SourceKind::Ads => {
-                        wanted.insert(name);
-                    }
-                    SourceKind::Path(path) => {
-                        let is_new = self
-                            .files
-                            .get(&path.path)
-                            .is_none_or(|file| !file.kinds.contains(&kind));
-                        if is_new {
-                            self.watch(kind, path);
-                        }
-                    }
-                }
+            let all = self.state.wanted(kind);
+            let (updates, new) = self.files.want(kind, &all);
+            for name in new {
+                self.expire(kind, &name, self.state.fetch_timeout(kind, &name));
             }
+            updates.into_iter().for_each(|update| self.on_file(update));
+            let wanted = all
+                .into_iter()
+                .filter(|(source, _)| source.0 == SourceKind::Ads)
+                .map(|(_, name)| name)
+                .collect::<BTreeSet<_>>();
             let Some(ads) = &self.ads else { continue };
             let before = self.subscribed.entry(kind).or_default();
             let url = type_url(kind);
@@ -407,7 +370,7 @@ impl<H: Host> Control<H> {
     }
 }
 
-fn timeout(source: &ConfigSource) -> Option<std::time::Duration> {
+fn timeout(source: &ConfigSource) -> Option<Duration> {
     Some(source.initial_fetch_timeout).filter(|timeout| !timeout.is_zero())
 }
 
@@ -441,23 +404,4 @@ fn verdict(version: &str, kind: Kind, rejections: &[Rejection]) -> Verdict {
             })
             .collect(),
     )
-}
-
-/// The name inside a resource's message; nothing when it can't be decoded (the update will say so).
-fn resource_name(kind: Kind, bytes: &[u8]) -> Option<String> {
-    use outrigger_proto::envoy::config::{
-        cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
-        route::v3::RouteConfiguration,
-    };
-    use prost::Message as _;
-    match kind {
-        Kind::Cluster => Cluster::decode(bytes).ok().map(|message| message.name),
-        Kind::Endpoints => ClusterLoadAssignment::decode(bytes)
-            .ok()
-            .map(|message| message.cluster_name),
-        Kind::Listener => Listener::decode(bytes).ok().map(|message| message.name),
-        Kind::Route => RouteConfiguration::decode(bytes)
-            .ok()
-            .map(|message| message.name),
-    }
 }

@@ -2,29 +2,88 @@
 //!
 //! A file holds one `DiscoveryResponse`: YAML or JSON, or the wire form where its name ends in `.pb`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use outrigger_proto::envoy::service::discovery::v3::DiscoveryResponse;
-use prost::Message as _;
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode, ModifyKind},
+};
+use outrigger_proto::{
+    envoy::{
+        config::{
+            cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
+            route::v3::RouteConfiguration,
+        },
+        service::discovery::v3::{DiscoveryResponse, Resource as Wrapped},
+    },
+    google::protobuf::Any,
+};
+use prost::{Message, Name};
 use tokio::sync::mpsc;
 
-use crate::config::source::PathSource;
+use crate::{
+    config::source::PathSource,
+    snapshot::{Origin, Resource, state::Kind},
+};
 
-/// Reads the response that a file holds.
+/// The resources that a file's bytes hold, in their order.
 ///
 /// # Errors
-/// With the file's name and the place of the error in it.
-pub(super) fn read(path: &Path) -> Result<DiscoveryResponse, String> {
+/// Every error, with the file's name and the place in it; then the whole file counts for nothing.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<(Kind, Resource)>, String> {
     let shown = path.display();
-    let bytes = std::fs::read(path).map_err(|error| format!("{shown}: {error}"))?;
+    // A file that is just being written over is empty for a moment: that must not remove everything.
+    if bytes.trim_ascii().is_empty() {
+        return Err(format!("{shown}: the file is empty"));
+    }
+    let response = response(path, bytes)?;
+    let version = Arc::<str>::from(response.version_info.as_str());
+    let now = SystemTime::now();
+    let mut seen = BTreeSet::new();
+    let mut resources = Vec::with_capacity(response.resources.len());
+    let mut errors = Vec::new();
+    for (index, body) in response.resources.into_iter().enumerate() {
+        let checked = named(body).and_then(|(kind, name, body)| {
+            if seen.insert((kind, Arc::clone(&name))) {
+                Ok((kind, name, body))
+            } else {
+                Err(format!("`{name}` is there twice"))
+            }
+        });
+        match checked {
+            Ok((kind, name, body)) => resources.push((
+                kind,
+                Resource {
+                    name,
+                    version: Arc::clone(&version),
+                    body,
+                    origin: Origin::Dynamic,
+                    updated: now,
+                },
+            )),
+            Err(reason) => errors.push(format!("{shown}: resources[{index}]: {reason}")),
+        }
+    }
+    if errors.is_empty() {
+        Ok(resources)
+    } else {
+        Err(errors.join("\n"))
+    }
+}
+
+fn response(path: &Path, bytes: &[u8]) -> Result<DiscoveryResponse, String> {
+    let shown = path.display();
     if path.extension().is_some_and(|extension| extension == "pb") {
-        return DiscoveryResponse::decode(bytes.as_slice())
-            .map_err(|error| format!("{shown}: {error}"));
+        return DiscoveryResponse::decode(bytes).map_err(|error| format!("{shown}: {error}"));
     }
     let text =
-        String::from_utf8(bytes).map_err(|_| format!("{shown}: the file is not UTF-8 text"))?;
-    let value = outrigger_proto::parse_yaml(&text).map_err(|error| format!("{shown}: {error}"))?;
+        std::str::from_utf8(bytes).map_err(|_| format!("{shown}: the file is not UTF-8 text"))?;
+    let value = outrigger_proto::parse_yaml(text).map_err(|error| format!("{shown}: {error}"))?;
     outrigger_proto::message_from_value(value).map_err(|errors| {
         errors
             .iter()
@@ -32,6 +91,32 @@ pub(super) fn read(path: &Path) -> Result<DiscoveryResponse, String> {
             .collect::<Vec<_>>()
             .join("\n")
     })
+}
+
+/// A resource's kind and name, taken out of the wrapper that it may be in.
+fn named(body: Any) -> Result<(Kind, Arc<str>, Any), String> {
+    let body = if body.type_url == Wrapped::type_url() {
+        Wrapped::decode(body.value.as_slice())
+            .map_err(|error| error.to_string())?
+            .resource
+            .ok_or("resource: value is required")?
+    } else {
+        body
+    };
+    let kind = Kind::of(&body.type_url)
+        .ok_or_else(|| format!("`{}` is not a resource that we take", body.type_url))?;
+    let bytes = body.value.as_slice();
+    let name = match kind {
+        Kind::Cluster => Cluster::decode(bytes).map(|message| message.name),
+        Kind::Endpoints => ClusterLoadAssignment::decode(bytes).map(|one| one.cluster_name),
+        Kind::Listener => Listener::decode(bytes).map(|message| message.name),
+        Kind::Route => RouteConfiguration::decode(bytes).map(|message| message.name),
+    }
+    .map_err(|error| error.to_string())?;
+    if name.is_empty() {
+        return Err("a resource in a file needs a name".to_owned());
+    }
+    Ok((kind, Arc::from(name), body))
 }
 
 /// Tells on `changed` whenever something at the file's place may have changed, for as long as it
@@ -61,8 +146,7 @@ impl FileWatch {
         let path = source.path.clone();
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                let is_change = event.map_or(true, |event| !event.kind.is_access());
-                if is_change {
+                if event.map_or(true, |event| is_replacement(event.kind)) {
                     // The receiver is gone only when the proxy stops.
                     drop(changed.send(path.clone()));
                 }
@@ -72,5 +156,78 @@ impl FileWatch {
             .watch(&directory, RecursiveMode::NonRecursive)
             .map_err(|error| format!("{}: {error}", directory.display()))?;
         Ok(Self { _watcher: watcher })
+    }
+}
+
+/// Something came, went or was moved, or a writer has finished. Not every write: the file may be half
+/// written.
+fn is_replacement(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Create(_)
+            | EventKind::Remove(_)
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Any
+            | EventKind::Other
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::parse;
+
+    fn errors(text: &str) -> String {
+        parse(Path::new("x.yaml"), text.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn resources_have_their_names_and_kinds() {
+        let text = r#"
+version_info: "7"
+resources:
+- {"@type": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a}
+- "@type": type.googleapis.com/envoy.service.discovery.v3.Resource
+  name: ignored
+  resource: {"@type": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: b}
+"#;
+        let resources = parse(Path::new("x.yaml"), text.as_bytes()).unwrap();
+        let names = resources
+            .iter()
+            .map(|(_, one)| &*one.name)
+            .collect::<Vec<_>>();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(&*resources[0].1.version, "7");
+    }
+
+    #[test]
+    fn empty_file_is_an_error_but_no_resources_are_not() {
+        assert!(errors(" \n").contains("empty"));
+        assert!(
+            parse(Path::new("x.yaml"), b"resources: []")
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn every_error_of_a_file_is_told() {
+        let text = r#"
+resources:
+- {"@type": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a}
+- {"@type": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a}
+- {"@type": type.googleapis.com/envoy.service.runtime.v3.Runtime, name: c}
+- {"@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration}
+"#;
+        let found = errors(text);
+        for expected in [
+            "resources[1]: `a` is there twice",
+            "resources[2]: `type.googleapis.com/envoy.service.runtime.v3.Runtime`",
+            "resources[3]: a resource in a file needs a name",
+        ] {
+            assert!(found.contains(expected), "{found}");
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod ads;
 mod control;
+mod file_sources;
 mod files;
 
 pub use control::{Command, Control, Handle, Progress};
