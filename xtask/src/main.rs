@@ -108,7 +108,8 @@ fn test(steps: &Steps, args: &[String]) -> Result<()> {
     } else {
         args
     };
-    let mut command = vec!["test"];
+    // All failures of one run, not only the first target's.
+    let mut command = vec!["test", "--no-fail-fast"];
     command.extend(args.iter().map(String::as_str));
     steps.cargo("test", &command)
 }
