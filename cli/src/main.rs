@@ -3,7 +3,11 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 // A command line prints.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a command line"
+)]
 
 mod commands;
 mod demo;
@@ -29,6 +33,10 @@ enum Command {
     Demo(demo::Args),
     /// Run the control plane
     ControlPlane(outrigger_control_plane::Args),
+    /// Check a directory of mesh configuration, without a control plane
+    Validate(commands::validate::Args),
+    /// Show proxies with their versions and rejections, and objects with their conditions
+    Status(commands::status::Args),
     /// List traces, or draw one as a waterfall
     Traces(commands::traces::Args),
     /// A small HTTP service for the demo
@@ -42,6 +50,8 @@ fn main() -> ExitCode {
         // It makes a runtime and a log of its own, as its own binary would.
         Command::ControlPlane(args) => outrigger_control_plane::app::main(&args),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Validate(args) => finish(commands::validate::run(&args)),
+        Command::Status(args) => block_on(commands::status::run(args)),
         Command::Traces(args) => block_on(commands::traces::run(args)),
         Command::SampleService(args) => block_on(sample::run(args)),
     }
@@ -53,6 +63,10 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode
         .build()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(command));
+    finish(outcome)
+}
+
+fn finish(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {

@@ -1,3 +1,5 @@
 //! The commands, one file each.
 
+pub(crate) mod status;
 pub(crate) mod traces;
+pub(crate) mod validate;

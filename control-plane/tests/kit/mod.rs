@@ -76,7 +76,7 @@ impl Kit {
                 return answer;
             }
             assert!(Instant::now() < deadline, "{path} is still {answer:#}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -116,7 +116,8 @@ pub async fn request(
     let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(head.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
+    // Not to the end of the connection: a server may wait for the client to close first.
+    while !is_whole(&answer) && stream.read_buf(&mut answer).await? > 0 {}
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head
@@ -130,6 +131,22 @@ pub async fn request(
         body.into()
     };
     Ok((status, head.to_owned(), body))
+}
+
+fn is_whole(answer: &[u8]) -> bool {
+    let answer = String::from_utf8_lossy(answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        return false;
+    };
+    head.to_ascii_lowercase()
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("content-length: ")?
+                .trim()
+                .parse::<usize>()
+                .ok()
+        })
+        .is_some_and(|length| body.len() >= length)
 }
 
 fn dechunk(mut body: &str) -> String {
