@@ -106,9 +106,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 impl Service {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let count = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        let count = self
+            .count
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+            + 1;
         let is_slow = self.args.slow_every > 0 && count.is_multiple_of(self.args.slow_every);
-        let delay = if is_slow { self.args.slow_ms } else { self.args.delay_ms };
+        let delay = if is_slow {
+            self.args.slow_ms
+        } else {
+            self.args.delay_ms
+        };
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;
         }
@@ -141,9 +148,10 @@ impl Service {
         });
         let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
         *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert("content-type", http::HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(
+            "content-type",
+            http::HeaderValue::from_static("application/json"),
+        );
         response
     }
 
@@ -167,7 +175,10 @@ impl Service {
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         if !status.is_success() {
-            anyhow::bail!("{name} answered {status}: {}", String::from_utf8_lossy(&body).trim());
+            anyhow::bail!(
+                "{name} answered {status}: {}",
+                String::from_utf8_lossy(&body).trim()
+            );
         }
         Ok(serde_json::from_slice(&body)?)
     }

@@ -150,8 +150,11 @@ impl Target {
             .header("host", &self.host)
             .body(Empty::new())
             .map_err(|error| error.to_string())?;
-        let response =
-            self.client.request(request).await.map_err(|error| format!("{error:?}"))?;
+        let response = self
+            .client
+            .request(request)
+            .await
+            .map_err(|error| format!("{error:?}"))?;
         let status = response.status();
         let reason = response
             .headers()
@@ -165,7 +168,11 @@ impl Target {
             .to_bytes();
         if !status.is_success() {
             let text = String::from_utf8_lossy(&body);
-            return Err(format!("{status} {}{}", text.trim(), reason.unwrap_or_default()));
+            return Err(format!(
+                "{status} {}{}",
+                text.trim(),
+                reason.unwrap_or_default()
+            ));
         }
         let answer = serde_json::from_slice::<serde_json::Value>(&body)
             .map_err(|error| format!("answer is not JSON: {error}"))?;
@@ -176,7 +183,10 @@ impl Target {
 
 fn find_version(answer: &serde_json::Value, service: &str) -> Option<String> {
     if answer.get("service").and_then(|name| name.as_str()) == Some(service) {
-        return answer.get("version").and_then(|version| version.as_str()).map(str::to_owned);
+        return answer
+            .get("version")
+            .and_then(|version| version.as_str())
+            .map(str::to_owned);
     }
     answer
         .get("calls")?

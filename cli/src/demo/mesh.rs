@@ -82,7 +82,10 @@ impl Programs {
                 beside.display()
             );
         }
-        Ok(Self { outrigger, proxy: beside })
+        Ok(Self {
+            outrigger,
+            proxy: beside,
+        })
     }
 }
 
@@ -99,7 +102,14 @@ impl Mesh {
         if api_port != 0 {
             api.set_port(api_port);
         }
-        let ports = Ports { xds, metrics, api, otlp_grpc, otlp_http, jaeger };
+        let ports = Ports {
+            xds,
+            metrics,
+            api,
+            otlp_grpc,
+            otlp_http,
+            jaeger,
+        };
         let workloads = topology::workloads()?;
         let config = directory.join("mesh");
         std::fs::create_dir_all(&config)?;
@@ -122,9 +132,18 @@ impl Mesh {
         }
         mesh.wait_ready().await?;
         mesh.wait_sync().await?;
-        view.note(&format!("mesh files in {}; edit them and watch", config.display()));
-        view.note(&format!("control plane's API on http://{}/api/v1/status", ports.api));
-        view.note(&format!("Jaeger's query API on http://{}/api/services", ports.jaeger));
+        view.note(&format!(
+            "mesh files in {}; edit them and watch",
+            config.display()
+        ));
+        view.note(&format!(
+            "control plane's API on http://{}/api/v1/status",
+            ports.api
+        ));
+        view.note(&format!(
+            "Jaeger's query API on http://{}/api/services",
+            ports.jaeger
+        ));
         Ok(mesh)
     }
 
@@ -171,7 +190,9 @@ impl Mesh {
 
     fn start_member(&self, workload: Workload, delta: bool) -> anyhow::Result<Member> {
         let sidecar = workload.sidecar(self.ports.xds, self.ports.otlp_grpc, delta);
-        let file = self.directory.join(format!("{}.bootstrap.yaml", workload.name));
+        let file = self
+            .directory
+            .join(format!("{}.bootstrap.yaml", workload.name));
         std::fs::write(&file, sidecar.to_yaml())
             .with_context(|| format!("can't write {}", file.display()))?;
         let app = Process::start(
@@ -195,22 +216,32 @@ impl Mesh {
             &[],
             &self.directory,
         )?;
-        Ok(Member { workload, app, sidecar })
+        Ok(Member {
+            workload,
+            app,
+            sidecar,
+        })
     }
 
     /// Every sidecar says that it is ready and every application takes connections.
     async fn wait_ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for index in 0..self.members.len() {
-            let Some(member) = self.members.get(index) else { break };
+            let Some(member) = self.members.get(index) else {
+                break;
+            };
             let workload = member.workload.clone();
             let ready = format!("http://{}/ready", workload.admin);
             while get_text(&ready).await.is_err()
                 || tokio::net::TcpStream::connect(workload.app).await.is_err()
-                || tokio::net::TcpStream::connect(workload.inbound).await.is_err()
+                || tokio::net::TcpStream::connect(workload.inbound)
+                    .await
+                    .is_err()
             {
                 self.check()?;
-                let Some(member) = self.members.get(index) else { break };
+                let Some(member) = self.members.get(index) else {
+                    break;
+                };
                 let words = format!(
                     "{} did not become ready; its sidecar says:\n{}",
                     workload.name,
@@ -245,7 +276,10 @@ impl Mesh {
             .iter()
             .filter(|proxy| proxy.get("in_sync") == Some(&serde_json::Value::Bool(true)))
             .count();
-        Ok(Sync { proxies: proxies.len(), in_sync })
+        Ok(Sync {
+            proxies: proxies.len(),
+            in_sync,
+        })
     }
 
     async fn wait_sync(&self) -> anyhow::Result<()> {
@@ -282,7 +316,11 @@ impl Mesh {
             if change.version > before && change.ack_ms.is_some() {
                 return Ok(change);
             }
-            pause(deadline, &format!("the edit was not acknowledged by all: {change:?}")).await?;
+            pause(
+                deadline,
+                &format!("the edit was not acknowledged by all: {change:?}"),
+            )
+            .await?;
         }
     }
 
@@ -320,7 +358,11 @@ impl Mesh {
         self.wait_sync().await?;
         let before = self.newest_change().await?.version;
         let old = self.members.remove(position);
-        let workloads = self.members.iter().map(|member| &member.workload).collect::<Vec<_>>();
+        let workloads = self
+            .members
+            .iter()
+            .map(|member| &member.workload)
+            .collect::<Vec<_>>();
         topology::write_addresses(&self.directory.join("mesh"), &workloads)?;
         self.wait_change(before).await?;
         tokio::time::sleep(LAME_DUCK).await;
@@ -333,11 +375,17 @@ impl Mesh {
     pub(crate) async fn hop_latencies(&self) -> BTreeMap<String, Latency> {
         let mut hops = BTreeMap::new();
         for member in &self.members {
-            let url =
-                format!("http://{}/stats?filter=upstream_rq_time&usedonly", member.workload.admin);
-            let Ok(text) = get_text(&url).await else { continue };
+            let url = format!(
+                "http://{}/stats?filter=upstream_rq_time&usedonly",
+                member.workload.admin
+            );
+            let Ok(text) = get_text(&url).await else {
+                continue;
+            };
             for (cluster, latency) in histograms(&text) {
-                let Some(callee) = callee(&cluster) else { continue };
+                let Some(callee) = callee(&cluster) else {
+                    continue;
+                };
                 hops.insert(format!("{} → {callee}", member.workload.name), latency);
             }
         }
@@ -348,9 +396,10 @@ impl Mesh {
     /// be on their way.
     pub(crate) async fn traces(&self) -> anyhow::Result<Traces> {
         let url = format!(
-            "http://{}/api/traces?service={}&limit={TRACE_LIMIT}",
+            "http://{}/api/traces?service={}.{}&limit={TRACE_LIMIT}",
             self.ports.jaeger,
-            topology::ENTRY
+            topology::ENTRY,
+            topology::NAMESPACE
         );
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -426,7 +475,10 @@ async fn pause(deadline: Instant, complaint: &str) -> anyhow::Result<()> {
 }
 
 fn spans(trace: &serde_json::Value) -> usize {
-    trace.get("spans").and_then(serde_json::Value::as_array).map_or(0, Vec::len)
+    trace
+        .get("spans")
+        .and_then(serde_json::Value::as_array)
+        .map_or(0, Vec::len)
 }
 
 fn services(trace: &serde_json::Value) -> Vec<String> {
@@ -448,12 +500,23 @@ fn histograms(text: &str) -> Vec<(String, Latency)> {
     text.lines()
         .filter_map(|line| {
             let (name, values) = line.split_once(": ")?;
-            let cluster = name.strip_prefix("cluster.")?.strip_suffix(".upstream_rq_time")?;
+            let cluster = name
+                .strip_prefix("cluster.")?
+                .strip_suffix(".upstream_rq_time")?;
             let quantile = |mark: &str| {
-                let word = values.split_whitespace().find(|word| word.starts_with(mark))?;
-                word.trim_end_matches(')').rsplit_once(',')?.1.parse::<f64>().ok()
+                let word = values
+                    .split_whitespace()
+                    .find(|word| word.starts_with(mark))?;
+                word.trim_end_matches(')')
+                    .rsplit_once(',')?
+                    .1
+                    .parse::<f64>()
+                    .ok()
             };
-            let latency = Latency { p50: quantile("P50(")?, p99: quantile("P99(")? };
+            let latency = Latency {
+                p50: quantile("P50(")?,
+                p99: quantile("P99(")?,
+            };
             Some((cluster.to_owned(), latency))
         })
         .collect()

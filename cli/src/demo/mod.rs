@@ -66,7 +66,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(report) => {
             view.finish(&report)?;
             let is_fine = report.failed == 0;
-            Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(if is_fine {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
         }
         None => {
             view.note("interrupted");
@@ -175,7 +179,10 @@ fn fill(report: &mut Report, mut counts: Counts) {
     let of = |percent| percentile(&counts.latencies_us, percent).map_or(0.0, millis);
     report.latency_ms.insert(
         format!("load → {}", topology::ENTRY),
-        Latency { p50: of(50), p99: of(99) },
+        Latency {
+            p50: of(50),
+            p99: of(99),
+        },
     );
 }
 
@@ -202,7 +209,10 @@ impl Directory {
         });
         std::fs::create_dir_all(&path)
             .with_context(|| format!("can't make the directory {}", path.display()))?;
-        Ok(Self { path, is_ours: std::cell::Cell::new(is_ours) })
+        Ok(Self {
+            path,
+            is_ours: std::cell::Cell::new(is_ours),
+        })
     }
 
     fn keep(&self) {

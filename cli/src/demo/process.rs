@@ -61,7 +61,11 @@ impl Process {
     /// An error that shows the end of its log, if it has ended.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            bail!("{} ended ({status}); its last words:\n{}", self.name, self.last_words());
+            bail!(
+                "{} ended ({status}); its last words:\n{}",
+                self.name,
+                self.last_words()
+            );
         }
         Ok(())
     }
@@ -78,9 +82,15 @@ impl Process {
     pub(crate) async fn stop(mut self) {
         if let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
             let id = nix::unistd::Pid::from_raw(id);
-            drop(nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM));
+            drop(nix::sys::signal::kill(
+                id,
+                nix::sys::signal::Signal::SIGTERM,
+            ));
         }
-        if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(GRACE, self.child.wait())
+            .await
+            .is_err()
+        {
             drop(self.child.kill().await);
         }
     }

@@ -81,7 +81,10 @@ pub(crate) fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
 /// Microseconds as milliseconds with three digits.
 pub(crate) fn millis(us: u64) -> f64 {
     // A latency of more than 2^53 µs is 285 years.
-    #[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^53 µs")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "latencies are far below 2^53 µs"
+    )]
     let us = us as f64;
     us / 1000.0
 }

@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
 
 use anyhow::Context as _;
@@ -50,7 +51,14 @@ pub(crate) struct Workload {
 /// The five workloads at the start.
 pub(crate) fn workloads() -> anyhow::Result<Vec<Workload>> {
     Ok(vec![
-        workload(ENTRY, "storefront", "v1", "storefront", &["reviews", "details"], 0)?,
+        workload(
+            ENTRY,
+            "storefront",
+            "v1",
+            "storefront",
+            &["reviews", "details"],
+            0,
+        )?,
         workload("reviews-v1", "reviews", "v1", "reviews-v1", &[], 0)?,
         workload("reviews-v2", "reviews", "v2", "reviews-v2", &["ratings"], 0)?,
         workload(ROLLED, "details", "v1", "details", &[], 0)?,
@@ -93,16 +101,26 @@ fn workload(
     })
 }
 
-/// Loopback addresses whose ports were free a moment ago. All are held until all are known, so that
-/// none is given out twice.
+/// Below the range that the system takes ports of outgoing connections from.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Loopback addresses whose ports were free a moment ago and that were not given out before.
 pub(crate) fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
-    let mut held = Vec::with_capacity(N);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Two demos at once begin at different places.
+    let start = rand::random_range(PORTS);
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
     for address in &mut addresses {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on loopback")?;
-        *address = listener.local_addr()?;
-        held.push(listener);
+        let free = (0..PORTS.len()).find_map(|_| {
+            let next = NEXT.update(Relaxed, Relaxed, |port| match port {
+                0 => start,
+                port if port + 1 < PORTS.end => port + 1,
+                _ => PORTS.start,
+            });
+            let candidate = SocketAddr::from((Ipv4Addr::LOCALHOST, next));
+            (next != 0 && TcpListener::bind(candidate).is_ok()).then_some(candidate)
+        });
+        *address = free.context("no free port on loopback")?;
     }
     Ok(addresses)
 }
@@ -155,7 +173,14 @@ impl Workload {
 /// [`write_route`].
 pub(crate) fn write_services(directory: &Path) -> anyhow::Result<()> {
     let mut text = String::new();
-    for name in ["storefront", "reviews", "reviews-v1", "reviews-v2", "details", "ratings"] {
+    for name in [
+        "storefront",
+        "reviews",
+        "reviews-v1",
+        "reviews-v2",
+        "details",
+        "ratings",
+    ] {
         write!(
             text,
             "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\nspec:\n  ports:\n  - name: http\n    port: 80\n"
@@ -168,7 +193,10 @@ pub(crate) fn write_services(directory: &Path) -> anyhow::Result<()> {
 pub(crate) fn write_addresses(directory: &Path, workloads: &[&Workload]) -> anyhow::Result<()> {
     let mut services: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
     for workload in workloads {
-        services.entry(workload.endpoint_of).or_default().push(workload.inbound);
+        services
+            .entry(workload.endpoint_of)
+            .or_default()
+            .push(workload.inbound);
     }
     let mut text = String::new();
     for (service, addresses) in services {

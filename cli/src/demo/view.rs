@@ -23,7 +23,8 @@ impl View {
     pub(crate) fn new(json: bool) -> Self {
         Self {
             json,
-            is_terminal: std::io::stderr().is_terminal() && (json || std::io::stdout().is_terminal()),
+            is_terminal: std::io::stderr().is_terminal()
+                && (json || std::io::stdout().is_terminal()),
             start: Instant::now(),
             has_live_line: false,
             last_plain: None,
@@ -32,12 +33,18 @@ impl View {
 
     /// A new scene begins.
     pub(crate) fn scene(&mut self, text: &str) {
-        self.line(&format!("{:>6.1}s  ▶ {text}", self.start.elapsed().as_secs_f64()), true);
+        self.line(
+            &format!("{:>6.1}s  ▶ {text}", self.start.elapsed().as_secs_f64()),
+            true,
+        );
     }
 
     /// Something worth a line.
     pub(crate) fn note(&mut self, text: &str) {
-        self.line(&format!("{:>6.1}s    {text}", self.start.elapsed().as_secs_f64()), false);
+        self.line(
+            &format!("{:>6.1}s    {text}", self.start.elapsed().as_secs_f64()),
+            false,
+        );
     }
 
     /// Text as it is.
@@ -60,7 +67,11 @@ impl View {
             drop(write!(text, " · {phase}: {shares}"));
         }
         match sync {
-            Some(sync) => drop(write!(text, " · {}/{} proxies in sync", sync.in_sync, sync.proxies)),
+            Some(sync) => drop(write!(
+                text,
+                " · {}/{} proxies in sync",
+                sync.in_sync, sync.proxies
+            )),
             None => text.push_str(" · control plane away"),
         }
         if self.is_terminal {
@@ -68,7 +79,10 @@ impl View {
             eprint!("\r\x1b[2K{stamp:>6.1}s    {text}");
             drop(std::io::stderr().flush());
             self.has_live_line = true;
-        } else if self.last_plain.is_none_or(|last| last.elapsed().as_secs() >= 5) {
+        } else if self
+            .last_plain
+            .is_none_or(|last| last.elapsed().as_secs() >= 5)
+        {
             self.last_plain = Some(Instant::now());
             self.note(&text);
         }
@@ -139,10 +153,18 @@ fn summary(report: &Report) -> String {
         ));
     }
     for event in &report.events {
-        drop(writeln!(text, "  {}: in sync after {:.0} ms", event.what, event.healed_ms));
+        drop(writeln!(
+            text,
+            "  {}: in sync after {:.0} ms",
+            event.what, event.healed_ms
+        ));
     }
     for (hop, latency) in &report.latency_ms {
-        drop(writeln!(text, "  {hop}: p50 {:.1} ms, p99 {:.1} ms", latency.p50, latency.p99));
+        drop(writeln!(
+            text,
+            "  {hop}: p50 {:.1} ms, p99 {:.1} ms",
+            latency.p50, latency.p99
+        ));
     }
     drop(writeln!(
         text,
