@@ -53,7 +53,7 @@ pub struct NodeMetadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<String>,
     /// Which services it calls: `NAMESPACE/NAME`, `NAMESPACE/*`, `*/NAME`, `./NAME`, `./*`. Without
-    /// the list, all of them.
+    /// the list, all of them; none if it has only `inbound`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
 }
@@ -159,10 +159,22 @@ impl Node {
 
     /// What it sees of the mesh. Nodes with equal scopes share clusters, endpoints and routes.
     pub fn scope(&self) -> Scope {
+        let NodeMetadata {
+            outbound,
+            inbound,
+            egress,
+            ..
+        } = &self.metadata;
+        let only_serves = outbound.is_none() && egress.is_none() && !inbound.is_empty();
         Scope {
             namespace: self.metadata.namespace.as_str().into(),
-            // Checked when the node was read.
-            egress: Egress::read(&self.metadata).unwrap_or_default(),
+            egress: if only_serves {
+                // Nobody's addresses are of use to it.
+                Egress(Some(Vec::new()))
+            } else {
+                // Checked when the node was read.
+                Egress::read(&self.metadata).unwrap_or_default()
+            },
         }
     }
 }

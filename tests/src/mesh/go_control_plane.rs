@@ -138,6 +138,17 @@ impl GoControlPlane {
         last.map(|event| event.version.clone())
     }
 
+    /// Waits for the first request of a type.
+    pub async fn subscription(&self, kind: &str) -> Result<Event> {
+        wait::until(&format!("a request for {kind}"), DEADLINE, async || {
+            let events = self.events();
+            let mut first = events.iter().filter(|event| event.event == "subscribe");
+            let found = first.find(|event| event.is(kind));
+            found.cloned().with_context(|| format!("{events:#?}"))
+        })
+        .await
+    }
+
     /// Waits for a version of a type other than `old` to be answered.
     pub async fn answer(&self, kind: &str, old: Option<&str>) -> Result<Event> {
         wait::until(&format!("an answer about {kind}"), DEADLINE, async || {

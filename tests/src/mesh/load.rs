@@ -62,8 +62,9 @@ impl Load {
             let count: usize = state.answers.values().sum();
             ensure!(
                 count >= at_least,
-                "{count} answers; failed: {:#?}",
-                state.failures
+                "{count} answers; {} failed: {:#?}",
+                state.failures.len(),
+                state.failures.first()
             );
             Ok(state.answers.clone())
         })

@@ -53,6 +53,11 @@ pub fn split(name: &str, weights: &[(&str, u32)]) -> String {
 
 /// An HTTPRoute of the service `name` with those rules, indented as `spec.rules` needs it.
 pub fn route(name: &str, rules: &str) -> String {
+    named_route(name, name, rules)
+}
+
+/// The same under another name, since a service may have several.
+pub fn named_route(name: &str, service: &str, rules: &str) -> String {
     format!(
         "---
 apiVersion: gateway.networking.k8s.io/v1
@@ -60,7 +65,7 @@ kind: HTTPRoute
 metadata: {{name: {name}, namespace: shop}}
 spec:
   parentRefs:
-  - {{group: \"\", kind: Service, name: {name}}}
+  - {{group: \"\", kind: Service, name: {service}}}
   rules:
 {rules}"
     )

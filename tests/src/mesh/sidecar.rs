@@ -63,16 +63,18 @@ impl Sidecar {
     }
 
     /// Every request is traced, to the control plane.
-    pub fn traced(self) -> Self {
-        self.traced_by(OTLP_CLUSTER)
-    }
-
-    /// The same through a cluster of that name.
-    pub fn traced_by(mut self, cluster: &str) -> Self {
+    pub fn traced(mut self) -> Self {
+        let cluster = OTLP_CLUSTER.to_owned();
         self.metadata.tracing = Some(Tracing {
-            cluster: cluster.to_owned(),
+            cluster,
             sampling: 100,
         });
+        self
+    }
+
+    /// Requests are logged to a file.
+    pub fn logs_to(mut self, file: &str) -> Self {
+        self.metadata.access_log = Some(file.to_owned());
         self
     }
 

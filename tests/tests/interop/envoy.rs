@@ -23,7 +23,7 @@ fn mesh_steers_both_delta() {
     check(Kind::Envoy, true, || compare(true));
 }
 
-/// Rules of the service `web`; `a` and `b` answer, `missing` is not there.
+/// Rules of the service `web`; `a` and `b` answer, `missing` is not there. A route has at most 16.
 const RULES: &str = r#"
   - matches: [{path: {value: /weights}}]
     backendRefs:
@@ -72,6 +72,10 @@ const RULES: &str = r#"
         requestHeaderModifier: {set: [{name: x-set, value: backend}]}
       - type: ResponseHeaderModifier
         responseHeaderModifier: {add: [{name: x-backend, value: a}]}
+"#;
+
+/// More of them, in a second route.
+const MORE_RULES: &str = r#"
   - matches: [{path: {value: /redirect}}]
     filters:
     - type: RequestRedirect
@@ -179,6 +183,10 @@ async fn compare(delta: bool) -> Result<()> {
         (
             "routes.yaml",
             objects::route("web", RULES.trim_start_matches('\n')),
+        ),
+        (
+            "more.yaml",
+            objects::named_route("more", "web", MORE_RULES.trim_start_matches('\n')),
         ),
     ])
     .await?;

@@ -86,18 +86,17 @@ async fn steer(kind: Kind, delta: bool) -> Result<()> {
         "the configuration is lost with the server"
     );
     server.restart().await?;
-    let answer = server.answer("RouteConfiguration", None).await?;
-    ensure!(answer.event == "ack", "{answer:?}");
     if delta {
-        let events = server.events();
-        let mut subscriptions = events.iter().filter(|event| event.event == "subscribe");
-        let clusters = subscriptions
-            .find(|event| event.is("Cluster"))
-            .context("no subscription")?;
+        // Nothing changed, and the server is told what is there: it has nothing to send.
+        let clusters = server.subscription("Cluster").await?;
         ensure!(
             clusters.initial.len() == 2,
             "what is there is not told: {clusters:?}"
         );
+        server.subscription("RouteConfiguration").await?;
+    } else {
+        let answer = server.answer("RouteConfiguration", None).await?;
+        ensure!(answer.event == "ack", "{answer:?}");
     }
     let routes = server.version("RouteConfiguration");
     server.set(&resources(upstreams, [50, 50])).await?;

@@ -10,16 +10,16 @@ use serde_json::Value;
 use crate::run;
 
 #[test]
-fn envoy_is_shown_with_its_reason() {
+fn a_listener_that_envoy_refuses() {
     run(refuses_listener(Kind::Envoy));
 }
 
 #[test]
-fn outrigger_is_shown_with_its_reason() {
+fn a_listener_that_outrigger_refuses() {
     run(refuses_listener(Kind::Outrigger));
 }
 
-/// A node that asks for spans to a cluster that its bootstrap does not have.
+/// A node that asks for a log that it cannot write, beside one that does not.
 async fn refuses_listener(kind: Kind) -> Result<()> {
     let a = Upstream::start("a").await?;
     let files = [("mesh.yaml", objects::service("a", &[a.address()]))];
@@ -28,7 +28,7 @@ async fn refuses_listener(kind: Kind) -> Result<()> {
     good.start(&control_plane).await?;
     let mut bad = Sidecar::new(kind, false, "bad")
         .outbound()
-        .traced_by("no-such-cluster");
+        .logs_to("/proc/no-such-folder/log");
     bad.spawn(&control_plane).await?;
     let proxy = control_plane
         .proxy("bad", |proxy| rejection(proxy, "LDS").is_some())
@@ -36,7 +36,7 @@ async fn refuses_listener(kind: Kind) -> Result<()> {
     ensure!(proxy["in_sync"] == false, "{proxy:#}");
     let said = rejection(&proxy, "LDS").unwrap_or_default();
     ensure!(
-        said.contains("no-such-cluster") && said.contains("outbound"),
+        said.contains("no-such-folder") && said.contains("outbound"),
         "{proxy:#}"
     );
     let proxy = control_plane
@@ -54,9 +54,9 @@ async fn refuses_listener(kind: Kind) -> Result<()> {
     let (code, said) = outrigger(&["status", "--server", &server]).await?;
     ensure!(
         code == 1,
-        "exit code {code}, although a proxy is out of sync:\n{said}"
+        "exit code {code}, although a proxy refuses:\n{said}"
     );
-    for wanted in ["good", "bad", "no-such-cluster"] {
+    for wanted in ["good", "bad", "no-such-folder"] {
         ensure!(said.contains(wanted), "{wanted} is not in:\n{said}");
     }
     Ok(())
@@ -69,62 +69,70 @@ fn rejection(proxy: &Value, kind: &str) -> Option<String> {
     Some(found["rejection"]["message"].as_str()?.to_owned())
 }
 
-/// An edit that our proxy takes and Envoy does not: RE2 repeats at most 1000 times.
+/// An edit that the control plane lets pass and both proxies refuse: their regular expressions
+/// repeat at most 1000 times.
 #[test]
-fn an_edit_that_only_envoy_refuses() {
+fn an_edit_that_proxies_refuse() {
     run(async {
         let a = Upstream::start("a").await?;
-        let service = objects::service("a", &[a.address()]);
-        let rule = |regex: &str| {
-            let path = format!("path: {{type: RegularExpression, value: \"{regex}\"}}");
-            let load =
-                "  - matches: [{path: {value: /load}}]\n    backendRefs: [{name: a, port: 80}]\n";
-            let more =
-                format!("  - matches: [{{{path}}}]\n    backendRefs: [{{name: a, port: 80}}]\n");
-            objects::route("a", &[load, &more].concat())
-        };
-        let files = [("service.yaml", service), ("route.yaml", rule("/x{10}"))];
+        let files = [
+            ("service.yaml", objects::service("a", &[a.address()])),
+            ("route.yaml", repeating(10)),
+        ];
         let control_plane = ControlPlane::start(&files).await?;
         let mut envoy = Sidecar::new(Kind::Envoy, true, "envoy").outbound();
         let mut ours = Sidecar::new(Kind::Outrigger, true, "ours").outbound();
         envoy.start(&control_plane).await?;
         ours.start(&control_plane).await?;
         control_plane.in_sync(2).await?;
-        let load = Load::start(envoy.outbound_address().await?, "a");
-
-        control_plane.write("route.yaml", &rule("/x{1001}"))?;
+        let loads = [
+            Load::start(envoy.outbound_address().await?, "a"),
+            Load::start(ours.outbound_address().await?, "a"),
+        ];
+        control_plane.write("route.yaml", &repeating(1001))?;
         let change = wait::until("both answers", DEADLINE, async || {
             let changes = control_plane.api("changes").await?;
             let newest = changes["changes"][0].clone();
-            ensure!(
-                newest["acked"] == 1 && !newest["rejected"][0].is_null(),
-                "{newest:#}"
-            );
+            let answers = newest["rejected"].as_array().map_or(0, Vec::len);
+            ensure!(answers == 2, "{newest:#}");
             Ok(newest)
         })
         .await?;
-        ensure!(change["rejected"][0]["proxy"] == "envoy", "{change:#}");
-        let said = change["rejected"][0]["message"]
-            .as_str()
-            .unwrap_or_default();
-        ensure!(said.contains("invalid repetition size"), "{change:#}");
-        ensure!(change["ack_ms"].is_null(), "{change:#}");
-        let condition = control_plane
-            .condition("HTTPRoute/shop/a", "Programmed")
-            .await?;
         ensure!(
-            condition["status"] == "False" && condition["reason"] == "Rejected",
-            "{condition:#}"
+            change["acked"] == 0 && change["ack_ms"].is_null(),
+            "{change:#}"
         );
-        load.next_phase();
-        load.answers(50).await?;
+        for rejection in change["rejected"].as_array().into_iter().flatten() {
+            let said = rejection["message"].as_str().unwrap_or_default();
+            ensure!(said.contains("invalid repetition size"), "{change:#}");
+            let names_path = said.contains("outbound: virtual_hosts[0].routes[");
+            ensure!(rejection["proxy"] == "envoy" || names_path, "{change:#}");
+        }
+        let route = "HTTPRoute/shop/a";
+        let condition = control_plane.condition(route, "Programmed").await?;
+        ensure!(condition["status"] == "False", "{condition:#}");
+        ensure!(condition["reason"] == "Rejected", "{condition:#}");
+        for load in &loads {
+            load.next_phase();
+            load.answers(50).await?;
+        }
 
-        control_plane.edit("route.yaml", &rule("/x{11}")).await?;
+        control_plane.edit("route.yaml", &repeating(11)).await?;
         control_plane.in_sync(2).await?;
-        let condition = control_plane
-            .condition("HTTPRoute/shop/a", "Programmed")
-            .await?;
+        let condition = control_plane.condition(route, "Programmed").await?;
         ensure!(condition["status"] == "True", "{condition:#}");
-        load.check()
+        loads.iter().try_for_each(Load::check)
     });
+}
+
+/// A route with a rule for load and one with a repetition.
+fn repeating(times: usize) -> String {
+    let rules = format!(
+        "  - matches: [{{path: {{value: /load}}}}]
+    backendRefs: [{{name: a, port: 80}}]
+  - matches: [{{path: {{type: RegularExpression, value: \"/x{{{times}}}\"}}}}]
+    backendRefs: [{{name: a, port: 80}}]
+"
+    );
+    objects::route("a", &rules)
 }
