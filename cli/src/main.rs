@@ -37,10 +37,6 @@ enum Command {
     Validate(commands::validate::Args),
     /// Show proxies with their versions and rejections, and objects with their conditions
     Status(commands::status::Args),
-    /// Show proxies with their versions and rejections, and objects with their conditions
-    Status(commands::status::Args),
-    /// Check a directory of mesh files, offline
-    Validate(commands::validate::Args),
     /// List traces, or draw one as a waterfall
     Traces(commands::traces::Args),
     /// A small HTTP service for the demo
@@ -56,8 +52,6 @@ fn main() -> ExitCode {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Validate(args) => finish(commands::validate::run(&args)),
         Command::Status(args) => block_on(commands::status::run(args)),
-        Command::Status(args) => block_on(commands::status::run(args)),
-        Command::Validate(args) => finish(commands::validate::run(&args)),
         Command::Traces(args) => block_on(commands::traces::run(args)),
         Command::SampleService(args) => block_on(sample::run(args)),
     }
