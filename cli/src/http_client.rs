@@ -16,10 +16,9 @@ pub(crate) async fn get_text(url: &str) -> anyhow::Result<String> {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let request = Request::builder().uri(url).body(Empty::<Bytes>::new())?;
     let answer = async {
-        let response = client
-            .request(request)
-            .await
-            .with_context(|| format!("can't reach {url}"))?;
+        let response = client.request(request).await.with_context(|| {
+            format!("can't reach {url}: is the control plane running? --server names another")
+        })?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         let text = String::from_utf8_lossy(&body).into_owned();

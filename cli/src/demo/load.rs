@@ -87,8 +87,8 @@ impl Load {
     pub(crate) async fn finish(self) -> Counts {
         self.stop.send_replace(true);
         drop(self.task.await);
-        let counts = lock(&self.counts).clone();
-        counts
+        let counts = lock(&self.counts);
+        counts.clone()
     }
 }
 

@@ -297,7 +297,7 @@ impl Mesh {
     }
 
     /// Writes the route's weights and waits until every proxy has acknowledged them.
-    pub(crate) async fn edit_route(&mut self, weights: [u32; 2]) -> anyhow::Result<Edit> {
+    pub(crate) async fn edit_route(&self, weights: [u32; 2]) -> anyhow::Result<Edit> {
         let before = self.newest_change().await?.version;
         topology::write_route(&self.directory.join("mesh"), weights)?;
         let change = self.wait_change(before).await?;

@@ -134,7 +134,7 @@ async fn scenes(args: &Args, mesh: &mut Mesh, view: &mut View) -> anyhow::Result
 }
 
 async fn edit(
-    mesh: &mut Mesh,
+    mesh: &Mesh,
     load: &Load,
     view: &mut View,
     weights: [u32; 2],

@@ -53,11 +53,6 @@ impl Process {
         })
     }
 
-    /// Its process id, while it runs.
-    pub(crate) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// An error that shows the end of its log, if it has ended.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.child.try_wait()? {
@@ -82,10 +77,8 @@ impl Process {
     pub(crate) async fn stop(mut self) {
         if let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
             let id = nix::unistd::Pid::from_raw(id);
-            drop(nix::sys::signal::kill(
-                id,
-                nix::sys::signal::Signal::SIGTERM,
-            ));
+            // One that is gone needs no signal.
+            nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap_or_default();
         }
         if tokio::time::timeout(GRACE, self.child.wait())
             .await

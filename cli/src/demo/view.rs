@@ -1,7 +1,6 @@
 //! What the demo shows in the terminal: plain lines where it is none, one live line where it is.
 
 use std::{
-    fmt::Write as _,
     io::{IsTerminal as _, Write as _},
     time::Instant,
 };
@@ -63,12 +62,10 @@ impl View {
                 .map(|(version, count)| format!("{version} {}%", count * 100 / total))
                 .collect::<Vec<_>>()
                 .join(" ");
-            // Writing to a string cannot fail.
-            drop(write!(text, " · {phase}: {shares}"));
+            text.push_str(&format!(" · {phase}: {shares}"));
         }
         match sync {
-            Some(sync) => drop(write!(
-                text,
+            Some(sync) => text.push_str(&format!(
                 " · {}/{} proxies in sync",
                 sync.in_sync, sync.proxies
             )),
@@ -134,7 +131,7 @@ fn summary(report: &Report) -> String {
         report.requests, report.duration_s, report.failed
     );
     for error in &report.errors {
-        drop(writeln!(text, "  {error}"));
+        text.push_str(&format!("  {error}\n"));
     }
     for (phase, versions) in &report.versions {
         let total = versions.values().sum::<u64>().max(1);
@@ -143,32 +140,28 @@ fn summary(report: &Report) -> String {
             .map(|(version, count)| format!("{version} {count} ({}%)", count * 100 / total))
             .collect::<Vec<_>>()
             .join(", ");
-        drop(writeln!(text, "  weights {phase:>7}: {shares}"));
+        text.push_str(&format!("  weights {phase:>7}: {shares}\n"));
     }
     for edit in &report.edits {
-        drop(writeln!(
-            text,
-            "  edit to {}: acknowledged by {} of {} proxies after {:.0} ms",
+        text.push_str(&format!(
+            "  edit to {}: acknowledged by {} of {} proxies after {:.0} ms\n",
             edit.weights, edit.acked_by, edit.proxies, edit.ack_ms
         ));
     }
     for event in &report.events {
-        drop(writeln!(
-            text,
-            "  {}: in sync after {:.0} ms",
+        text.push_str(&format!(
+            "  {}: in sync after {:.0} ms\n",
             event.what, event.healed_ms
         ));
     }
     for (hop, latency) in &report.latency_ms {
-        drop(writeln!(
-            text,
-            "  {hop}: p50 {:.1} ms, p99 {:.1} ms",
+        text.push_str(&format!(
+            "  {hop}: p50 {:.1} ms, p99 {:.1} ms\n",
             latency.p50, latency.p99
         ));
     }
-    drop(writeln!(
-        text,
-        "  {} traces stored; {} has {} spans of {}",
+    text.push_str(&format!(
+        "  {} traces stored; {} has {} spans of {}\n",
         report.traces.stored,
         report.traces.example_id,
         report.traces.example_spans,

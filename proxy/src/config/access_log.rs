@@ -44,9 +44,9 @@ pub enum LogFormat {
 #[derive(Clone, Debug)]
 pub enum JsonFormat {
     /// Nested object.
-    Object(Vec<(Arc<str>, JsonFormat)>),
+    Object(Vec<(Arc<str>, Self)>),
     /// Array.
-    Array(Vec<JsonFormat>),
+    Array(Vec<Self>),
     /// A string of operators: a lone operator keeps its type (number, null), others make a string.
     Format(Format),
     /// A literal number.

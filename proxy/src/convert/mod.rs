@@ -64,8 +64,11 @@ impl Sink {
 
     /// What was recorded of fields.
     #[must_use]
-    pub fn into_recorder(self) -> Recorder {
-        self.recorder.map(RefCell::into_inner).unwrap_or_default()
+    pub fn recorder(&self) -> Recorder {
+        self.recorder
+            .as_ref()
+            .map(|recorder| recorder.borrow().clone())
+            .unwrap_or_default()
     }
 }
 
@@ -73,7 +76,7 @@ impl Sink {
 #[derive(Clone, Copy, Debug)]
 pub struct Cx<'a> {
     sink: &'a Sink,
-    parent: Option<&'a Cx<'a>>,
+    parent: Option<&'a Self>,
     segment: Segment<'a>,
 }
 
@@ -145,6 +148,18 @@ impl<'a> Cx<'a> {
     /// Says that the field changes nothing that a user could see, and why.
     pub fn no_effect<M: prost::Name>(&self, field: &str, why: &'static str) {
         self.record::<M>(field, Status::NoEffect(why));
+    }
+
+    /// Says that these members of a oneof are refused where it is taken apart.
+    pub fn refuses<M: prost::Name>(&self, fields: &[&str]) {
+        for field in fields {
+            self.record::<M>(field, Status::Rejected);
+        }
+    }
+
+    /// Says that the field is supported in part only, and which part.
+    pub fn partly<M: prost::Name>(&self, field: &str, what: &'static str) {
+        self.record::<M>(field, Status::Partly(what));
     }
 
     fn record<M: prost::Name>(&self, field: &str, status: Status) {
