@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::load::{Protocol, Sample};
 
+/// Below this share of its core a proxy was not saturated.
+const SATURATED: f64 = 0.9;
+
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
@@ -157,6 +160,21 @@ impl fmt::Display for Report {
                     row.fixed.p999_us,
                     row.resident_bytes as f64 / 1_048_576.0,
                     row.resident_bytes as f64 / envoy_memory as f64,
+                )?;
+            }
+        }
+        for row in self
+            .scenarios
+            .iter()
+            .flat_map(|scenario| &scenario.summaries)
+        {
+            if row.saturated.busy < SATURATED {
+                writeln!(
+                    f,
+                    "note: {} used {:.0} % of its core at saturation: load and backend, on the \
+                     other core, were the limit, or something else ran on the machine",
+                    row.name,
+                    row.saturated.busy * 100.0
                 )?;
             }
         }
