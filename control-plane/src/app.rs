@@ -26,6 +26,7 @@ use crate::{
     sources::{
         collect::{Collector, Sources},
         files::Files,
+        last_good::LastGood,
     },
 };
 
@@ -129,13 +130,19 @@ impl ControlPlane {
             max_bytes: args.trace_max_size << 20,
             ..Limits::default()
         };
-        let traces = Store::open(args.data_dir.join("traces"), limits)
-            .with_context(|| format!("--data-dir {}", args.data_dir.display()))?;
+        let data = || format!("--data-dir {}", args.data_dir.display());
+        let last_good = LastGood::open(args.data_dir.join("last-good")).with_context(data)?;
+        let traces = Store::open(args.data_dir.join("traces"), limits).with_context(data)?;
 
         let serving = Arc::new(Serving::new());
         let sources = Arc::new(Sources::default());
         // Before the first proxy can ask: it shall never be told of an empty mesh.
-        let collector = Collector::start(source, Arc::clone(&sources), Arc::clone(&serving));
+        let collector = Collector::start(
+            source,
+            last_good,
+            Arc::clone(&sources),
+            Arc::clone(&serving),
+        );
         let mesh = mesh::Mesh {
             serving: Arc::clone(&serving),
             sources,

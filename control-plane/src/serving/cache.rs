@@ -1,7 +1,10 @@
 //! One version of the model as snapshots: shared between all proxies that see the same, and with
 //! the version before where nothing changed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use outrigger_mesh::{
     Model, Translator,
@@ -21,7 +24,8 @@ pub(super) type Key = (Scope, Vec<Inbound>);
 #[derive(Debug)]
 pub(super) struct Generation {
     translator: Translator,
-    shared: HashMap<Key, Shared>,
+    /// Grows when the first proxy of a key connects.
+    shared: Mutex<HashMap<Key, Shared>>,
 }
 
 /// The shared part of snapshots.
@@ -36,7 +40,7 @@ impl Default for Generation {
     fn default() -> Self {
         Self {
             translator: Translator::new(Arc::default(), None),
-            shared: HashMap::new(),
+            shared: Mutex::default(),
         }
     }
 }
@@ -45,6 +49,8 @@ impl Generation {
     /// Translates `model` for everyone who is connected.
     pub(super) fn new(model: Arc<Model>, previous: &Self, keys: &[(Key, Node)]) -> Self {
         let translator = Translator::new(model, Some(&previous.translator));
+        // A copy, since proxies that connect meanwhile need the lock.
+        let before = previous.lock().clone();
         let mut shared = HashMap::new();
         let mut scopes: HashMap<&Scope, outrigger_mesh::Resources> = HashMap::new();
         for (key, node) in keys {
@@ -55,9 +61,10 @@ impl Generation {
                 .entry(&key.0)
                 .or_insert_with(|| translator.scope(&key.0));
             let own = translator.node(node).clusters;
-            let made = Shared::new(mesh, own, previous.shared.get(key));
+            let made = Shared::new(mesh, own, before.get(key));
             shared.insert(key.clone(), made);
         }
+        let shared = Mutex::new(shared);
         Self { translator, shared }
     }
 
@@ -77,10 +84,15 @@ impl Generation {
         node: &Node,
         listeners: &Arc<Resources>,
     ) -> Arc<Snapshot> {
-        let shared = self.shared.get(key).cloned().unwrap_or_else(|| {
+        let translate = || {
             let mesh = self.translator.scope(&key.0);
             Shared::new(&mesh, self.translator.node(node).clusters, None)
-        });
+        };
+        let mut shared = self.lock();
+        let shared = match shared.get(key) {
+            Some(shared) => shared.clone(),
+            None => shared.entry(key.clone()).or_insert_with(translate).clone(),
+        };
         let mut builder = Snapshot::builder();
         builder
             .set(&TypeUrl::Cluster, shared.clusters)
@@ -88,6 +100,11 @@ impl Generation {
             .set(&TypeUrl::Listener, Arc::clone(listeners))
             .set(&TypeUrl::Route, shared.routes);
         Arc::new(builder.build())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Shared>> {
+        // Entries are whole or not there, so a panic elsewhere leaves them usable.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -175,11 +175,11 @@ impl Entry {
     }
 }
 
-/// Whether both are made of the same parts.
+/// Whether both hold the same; by address where they share parts, which is nearly always.
 fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
     one.types().count() == other.types().count()
         && one
             .types()
             .zip(other.types())
-            .all(|((a, one), (b, other))| a == b && Arc::ptr_eq(one, other))
+            .all(|((a, one), (b, other))| a == b && (Arc::ptr_eq(one, other) || one == other))
 }

@@ -9,10 +9,13 @@ use std::{
 use outrigger_mesh::{
     Model, ObjectRef,
     model::Object,
-    parse::{FileSet, Finding},
+    parse::{self, FileSet, Finding},
 };
 
-use super::files::{Change, Files};
+use super::{
+    files::{Change, Files},
+    last_good::LastGood,
+};
 use crate::serving::Serving;
 
 /// What the files say, for the API: written by the collector alone.
@@ -80,6 +83,7 @@ pub struct Update {
 #[derive(Debug)]
 pub struct Collector {
     source: Files,
+    last_good: LastGood,
     files: FileSet,
     objects: BTreeMap<ObjectRef, Arc<Object>>,
     version: u64,
@@ -89,11 +93,24 @@ pub struct Collector {
 
 impl Collector {
     /// Reads everything once and hands on the first model, so that proxies are not served before.
-    pub fn start(mut source: Files, sources: Arc<Sources>, serving: Arc<Serving>) -> Self {
+    pub fn start(
+        mut source: Files,
+        last_good: LastGood,
+        sources: Arc<Sources>,
+        serving: Arc<Serving>,
+    ) -> Self {
         let first = source.read_all();
+        // What is broken now says what it said before a restart.
+        let mut files = FileSet::default();
+        let kept = first.files.iter().filter_map(|(name, _)| {
+            let text = last_good.load(name)?;
+            Some((name.clone(), Some(parse::parse_file(name, &text))))
+        });
+        files.update(kept);
         let mut collector = Self {
             source,
-            files: FileSet::default(),
+            last_good,
+            files,
             objects: BTreeMap::new(),
             version: 0,
             sources,
@@ -114,8 +131,26 @@ impl Collector {
     fn take(&mut self, change: Change) {
         let names: Vec<_> = change.files.iter().map(|(name, _)| name.clone()).collect();
         self.files.update(change.files);
+        self.publish(&names, change.noticed, change.noticed_at);
+        self.keep(&names);
+    }
+
+    /// Remembers what is good, for the next start. After publication: nobody waits for it.
+    fn keep(&self, names: &[String]) {
+        let files = self.files.files();
+        for name in names {
+            if files.get(name).is_some_and(|file| !file.is_stale())
+                && let Some(text) = self.source.text(name)
+            {
+                self.last_good.save(name, text);
+            }
+        }
+        self.last_good.retain(|name| files.contains_key(name));
+    }
+
+    fn publish(&mut self, names: &[String], noticed: Instant, noticed_at: SystemTime) {
         self.sources.set(&self.files);
-        for name in &names {
+        for name in names {
             for finding in self
                 .files
                 .files()
@@ -152,7 +187,6 @@ impl Collector {
         self.version += 1;
         let model = Arc::new(Model::build(self.version, next.values().cloned()));
         self.objects = next;
-        let (noticed, noticed_at) = (change.noticed, change.noticed_at);
         tracing::info!(
             version = self.version,
             objects = changed.len(),

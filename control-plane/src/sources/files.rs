@@ -124,6 +124,14 @@ impl Files {
         }
     }
 
+    /// What a file said when it was last read.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match &self.known.get(name)?.text {
+            Text::Read(text) => Some(text),
+            Text::Nothing | Text::Failed(_) => None,
+        }
+    }
+
     /// Waits for the next change.
     pub async fn changed(&mut self) -> Change {
         loop {

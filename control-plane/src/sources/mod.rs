@@ -3,3 +3,4 @@
 
 pub mod collect;
 pub mod files;
+pub mod last_good;
