@@ -149,14 +149,11 @@ impl GoControlPlane {
         .await
     }
 
-    /// Waits for a version of a type other than `old` to be answered.
+    /// Waits until a version of a type other than `old` is the last that was sent, and answered.
     pub async fn answer(&self, kind: &str, old: Option<&str>) -> Result<Event> {
         wait::until(&format!("an answer about {kind}"), DEADLINE, async || {
             let events = self.events();
-            let found = events.iter().rev().find(|event| {
-                let is_answer = event.event == "ack" || event.event == "nack";
-                is_answer && event.is(kind) && Some(event.version.as_str()) != old
-            });
+            let found = last_answer(&events, kind).filter(|found| Some(&*found.version) != old);
             found.cloned().with_context(|| format!("{events:#?}"))
         })
         .await
@@ -177,6 +174,20 @@ impl Event {
     pub fn is(&self, kind: &str) -> bool {
         self.type_url.rsplit('.').next() == Some(kind)
     }
+}
+
+/// The newest answer to the version that was sent last. The same version may have been sent before,
+/// with others in between: those answers are old.
+fn last_answer<'a>(events: &'a [Event], kind: &str) -> Option<&'a Event> {
+    let of_kind = || events.iter().filter(|event| event.is(kind));
+    let version = &of_kind().rev().find(|event| event.event == "send")?.version;
+    of_kind()
+        .rev()
+        .take_while(|event| event.event != "send" || event.version == *version)
+        .find(|event| {
+            let is_answer = event.event == "ack" || event.event == "nack";
+            is_answer && event.version == *version
+        })
 }
 
 /// Builds the server into the target directory; Go's own cache makes all but the first time quick.
