@@ -133,10 +133,13 @@ impl App {
             Control::new(&bootstrap, state, host, publisher.clone(), commands).map_err(listed)?;
         tokio::spawn(control.run());
         let clusters = publisher.clone();
-        tokio::spawn(
-            export.run(Box::new(move |name| clusters.current().cluster(name).map(Arc::clone))),
-        );
-        spawn_local(flush_stats(registry.clone(), bootstrap.stats_flush_interval));
+        tokio::spawn(export.run(Box::new(move |name| {
+            clusters.current().cluster(name).map(Arc::clone)
+        })));
+        spawn_local(flush_stats(
+            registry.clone(),
+            bootstrap.stats_flush_interval,
+        ));
 
         let (phase, phases) = watch::channel(Phase::Running);
         let settings = worker::Settings {
@@ -148,8 +151,14 @@ impl App {
             .map(|index| worker::spawn(index, settings.clone()))
             .collect::<io::Result<Vec<_>>>()
             .context("cannot start the workers")?;
-        let (admin, admin_commands) =
-            start_admin(args, &bootstrap, registry, publisher, access_logs.clone(), handle)?;
+        let (admin, admin_commands) = start_admin(
+            args,
+            &bootstrap,
+            registry,
+            publisher,
+            access_logs.clone(),
+            handle,
+        )?;
         Ok(Self {
             phase,
             workers,
@@ -244,7 +253,10 @@ fn start_admin(
     followed.set_lifecycle(Lifecycle::Initializing);
     spawn_local(async move {
         // An error means that the control loop has ended with the process.
-        if progress.wait_for(|progress| progress.is_initialized).await.is_ok()
+        if progress
+            .wait_for(|progress| progress.is_initialized)
+            .await
+            .is_ok()
             && followed.lifecycle() == Lifecycle::Initializing
         {
             followed.set_lifecycle(Lifecycle::Live);
@@ -271,7 +283,8 @@ fn start_admin(
 
 fn options(args: &Args) -> admin::Options {
     let text = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().map_or_else(String::new, |path| path.display().to_string())
+        path.as_ref()
+            .map_or_else(String::new, |path| path.display().to_string())
     };
     admin::Options {
         concurrency: args.workers(),
@@ -332,7 +345,7 @@ fn own_address() -> IpAddr {
         socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
         socket.local_addr()
     };
-    find().map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip())
+    find().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
 }
 
 /// What the configuration's state needs done in this process.
@@ -355,7 +368,9 @@ impl Host for ProcessHost {
     fn discover(&mut self, cluster: &Arc<Cluster>) {
         let warm = self.commands.clone();
         // The look-ups end with the cluster. A stopped main loop needs no waking.
-        let _task = self.resolver.watch(cluster, move || drop(warm.send(xds::Command::Warm)));
+        let _task = self
+            .resolver
+            .watch(cluster, move || drop(warm.send(xds::Command::Warm)));
         drop(self.commands.send(xds::Command::Warm));
     }
 }

@@ -19,7 +19,12 @@ Exit status: 0 done, 1 failed, 2 usage."
 )]
 pub struct Args {
     /// Bootstrap file: YAML or JSON, as for Envoy
-    #[arg(short = 'c', long, value_name = "FILE", required_unless_present = "config_yaml")]
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "FILE",
+        required_unless_present = "config_yaml"
+    )]
     pub config_path: Option<PathBuf>,
 
     /// Bootstrap as text; with --config-path, its top-level fields are laid over the file's
@@ -145,9 +150,10 @@ impl Args {
     /// The configuration's name in messages.
     #[must_use]
     pub fn source(&self) -> String {
-        self.config_path
-            .as_ref()
-            .map_or_else(|| "--config-yaml".to_owned(), |path| path.display().to_string())
+        self.config_path.as_ref().map_or_else(
+            || "--config-yaml".to_owned(),
+            |path| path.display().to_string(),
+        )
     }
 }
 
@@ -195,7 +201,13 @@ mod tests {
     fn a_configuration_is_required() {
         let error = Args::try_parse_from(["outrigger-proxy"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        let odd = ["outrigger-proxy", "-c", "x", "--component-log-level", "http:debug"];
+        let odd = [
+            "outrigger-proxy",
+            "-c",
+            "x",
+            "--component-log-level",
+            "http:debug",
+        ];
         assert_eq!(Args::try_parse_from(odd).unwrap_err().exit_code(), 2);
     }
 }

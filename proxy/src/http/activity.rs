@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -81,7 +81,10 @@ impl Activity {
         let idle = (!idle.is_zero()).then(|| (self.last.get() + idle, Expiry::Idle));
         let request = self.request_deadline.get().map(|at| (at, Expiry::Request));
         let max = self.max_deadline.get().map(|at| (at, Expiry::MaxDuration));
-        [idle, request, max].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [idle, request, max]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// Ready once a deadline is reached; it is noted in [`Self::expired`].
@@ -103,9 +106,12 @@ impl Activity {
     ///
     /// # Errors
     /// The deadline.
-    pub async fn limit<F: Future>(&self, timer: &mut Timer, future: F) -> Result<F::Output, Expiry> {
-        let mut future = pin!(future);
-        poll_fn(|cx| match future.as_mut().poll(cx) {
+    pub async fn limit<F: Future + Unpin>(
+        &self,
+        timer: &mut Timer,
+        mut future: F,
+    ) -> Result<F::Output, Expiry> {
+        poll_fn(|cx| match Pin::new(&mut future).poll(cx) {
             Poll::Ready(output) => Poll::Ready(Ok(output)),
             Poll::Pending => self.poll_expired(timer, cx).map(Err),
         })
@@ -128,9 +134,11 @@ impl Expiry {
                 "request header timeout",
                 self.details(),
             ),
-            Self::Request => {
-                LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request timeout", self.details())
-            }
+            Self::Request => LocalReply::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "request timeout",
+                self.details(),
+            ),
             Self::Idle => LocalReply::new(status, "stream timeout", self.details())
                 .with_flags(ResponseFlags::STREAM_IDLE_TIMEOUT),
             Self::MaxDuration => {

@@ -52,7 +52,11 @@ impl Body {
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+        if bytes.is_empty() {
+            Self::Empty
+        } else {
+            Self::Full(bytes)
+        }
     }
 
     /// Wraps a body that watches or changes another one.
@@ -64,7 +68,11 @@ impl Body {
     /// The body of an HTTP/1 message; [`Body::Empty`] if the head ended the message.
     #[must_use]
     pub fn http1(incoming: hyper::body::Incoming) -> Self {
-        if http_body::Body::is_end_stream(&incoming) { Self::Empty } else { Self::Http1(incoming) }
+        if http_body::Body::is_end_stream(&incoming) {
+            Self::Empty
+        } else {
+            Self::Http1(incoming)
+        }
     }
 
     /// The body of an HTTP/2 message; [`Body::Empty`] if the head ended the stream.
@@ -94,9 +102,9 @@ impl http_body::Body for Body {
                 *this = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Self::Http1(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(BodyError::Http1)))
-            }
+            Self::Http1(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|f| f.map_err(BodyError::Http1))),
             Self::Http2(body) => Pin::new(body).poll_frame(cx),
             Self::Boxed(body) => body.as_mut().poll_frame(cx),
         }

@@ -17,10 +17,8 @@ use super::{
     io::{Io, IoWatch},
 };
 use crate::{
-    config::http_connection_manager::Codec,
-    listener::Active,
-    telemetry::stream_info::ConnectionInfo,
-    worker::Worker,
+    config::http_connection_manager::Codec, listener::Active,
+    telemetry::stream_info::ConnectionInfo, worker::Worker,
 };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -145,7 +143,11 @@ impl Guard {
         cx.listener.stats.cx_total.inc();
         cx.listener.stats.cx_active.inc();
         // Unless the connection says otherwise at its end, its task was dropped.
-        Self { key: cx.worker.connections.insert(cx), cx: Rc::clone(cx), end: End::Local }
+        Self {
+            key: cx.worker.connections.insert(cx),
+            cx: Rc::clone(cx),
+            end: End::Local,
+        }
     }
 }
 
@@ -207,11 +209,19 @@ impl DownstreamCx {
             }
             Some(since) => {
                 let quiet = since.max(self.idle_since.get());
-                let drained = is_idle.then_some((quiet + config.drain_timeout, Timeout::DrainedIdle));
-                (None, drained, Some((since + self.worker.drain_time, Timeout::DrainTime)))
+                let drained =
+                    is_idle.then_some((quiet + config.drain_timeout, Timeout::DrainedIdle));
+                (
+                    None,
+                    drained,
+                    Some((since + self.worker.drain_time, Timeout::DrainTime)),
+                )
             }
         };
-        [idle.flatten(), max, drained, drain].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [idle.flatten(), max, drained, drain]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// Remembers who to wake when the connection is to drain.

@@ -68,7 +68,12 @@ impl HcmRuntime {
         let listener_prefix = format!("{listener_scope}.{prefix}");
         let access_logs = build.access_logs.compile(&config.access_log)?;
         let tracer = config.tracing.as_ref().and_then(|tracing| {
-            Tracer::new(tracing, direction, &build.exporters, &registry.scope(&prefix))
+            Tracer::new(
+                tracing,
+                direction,
+                &build.exporters,
+                &registry.scope(&prefix),
+            )
         });
         let mut needed = access_logs.needed().clone();
         if let Some(tracer) = &tracer {

@@ -25,7 +25,11 @@ impl H2Body {
     /// The body of a message whose head said `content_length`.
     #[must_use]
     pub fn new(stream: RecvStream, content_length: Option<u64>) -> Self {
-        Self { stream, remaining: content_length, is_data_done: false }
+        Self {
+            stream,
+            remaining: content_length,
+            is_data_done: false,
+        }
     }
 }
 
@@ -65,7 +69,8 @@ impl http_body::Body for H2Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.remaining
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -81,7 +86,12 @@ pub enum SendError {
 /// Sends a body with its trailers; ends the stream. The future takes data from the body only while
 /// the peer's window has room, and notices a reset also while the body has nothing.
 pub fn send_body<B>(body: B, stream: SendStream<Bytes>) -> SendBody<B> {
-    SendBody { body, stream, pending: Bytes::new(), sent: 0 }
+    SendBody {
+        body,
+        stream,
+        pending: Bytes::new(),
+        sent: 0,
+    }
 }
 
 /// A body that can be sent.
@@ -122,7 +132,9 @@ impl<B: Source> Future for SendBody<B> {
                     return Poll::Pending;
                 }
                 Poll::Ready(None) => {
-                    this.stream.send_data(Bytes::new(), true).map_err(SendError::Stream)?;
+                    this.stream
+                        .send_data(Bytes::new(), true)
+                        .map_err(SendError::Stream)?;
                     return Poll::Ready(Ok(this.sent));
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -132,14 +144,18 @@ impl<B: Source> Future for SendBody<B> {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {
                         if this.body.is_end_stream() {
-                            this.stream.send_data(data, true).map_err(SendError::Stream)?;
+                            this.stream
+                                .send_data(data, true)
+                                .map_err(SendError::Stream)?;
                             return Poll::Ready(Ok(this.sent));
                         }
                     }
                     Ok(data) => this.pending = data,
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
-                            this.stream.send_trailers(trailers).map_err(SendError::Stream)?;
+                            this.stream
+                                .send_trailers(trailers)
+                                .map_err(SendError::Stream)?;
                             return Poll::Ready(Ok(this.sent));
                         }
                     }
@@ -171,7 +187,9 @@ impl<B: Source> SendBody<B> {
         let chunk = self.pending.copy_to_bytes(room.min(self.pending.len()));
         self.sent += chunk.len() as u64;
         let is_end = self.pending.is_empty() && self.body.is_end_stream();
-        self.stream.send_data(chunk, is_end).map_err(SendError::Stream)?;
+        self.stream
+            .send_data(chunk, is_end)
+            .map_err(SendError::Stream)?;
         Poll::Ready(Ok(()))
     }
 }

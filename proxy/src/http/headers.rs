@@ -135,12 +135,20 @@ pub fn check_request(
         entry.insert(host);
     }
     if !parts.headers.contains_key(header::HOST) {
-        return Err(LocalReply::new(StatusCode::BAD_REQUEST, "", "missing_host_header"));
+        return Err(LocalReply::new(
+            StatusCode::BAD_REQUEST,
+            "",
+            "missing_host_header",
+        ));
     }
     if parts.method != Method::CONNECT {
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         if !path.starts_with('/') {
-            return Err(LocalReply::new(StatusCode::NOT_FOUND, "", "absolute_path_rejected"));
+            return Err(LocalReply::new(
+                StatusCode::NOT_FOUND,
+                "",
+                "absolute_path_rejected",
+            ));
         }
         match path::normalize(path, config) {
             Normalized::Same => {}
@@ -170,15 +178,23 @@ pub(super) fn bad_path() -> LocalReply {
 }
 
 fn uri_of(path: &str) -> Result<Uri, LocalReply> {
-    PathAndQuery::try_from(path).map(Uri::from).map_err(|_| bad_path())
+    PathAndQuery::try_from(path)
+        .map(Uri::from)
+        .map_err(|_| bad_path())
 }
 
 fn strip_host(parts: &mut Parts, config: &HttpConnectionManager, local: SocketAddr) {
-    let Some(host) = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()) else {
+    let Some(host) = parts
+        .headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+    else {
         return;
     };
     // A dot may stand behind the port too.
-    let dotless = host.strip_suffix('.').filter(|_| config.strip_trailing_host_dot);
+    let dotless = host
+        .strip_suffix('.')
+        .filter(|_| config.strip_trailing_host_dot);
     let (mut name, mut port) = split_port(dotless.unwrap_or(host));
     let strips_port = match config.strip_port {
         StripPort::No => false,
@@ -243,8 +259,8 @@ pub fn prepare_request(
     {
         headers.insert(X_FORWARDED_PORT, HeaderValue::from(origin.local.port()));
     }
-    let is_internal = is_trusted
-        && client.is_some_and(|client| is_internal_address(client.ip(), config));
+    let is_internal =
+        is_trusted && client.is_some_and(|client| is_internal_address(client.ip(), config));
     let client = client.unwrap_or(origin.remote);
     let is_edge = !is_internal && config.use_remote_address;
     if is_internal {
@@ -280,8 +296,15 @@ pub fn prepare_request(
             request_id::clear_trace_reason(headers);
         }
     }
-    let scheme = config.scheme_overwrite.clone().unwrap_or_else(|| forwarded_scheme(headers));
-    Prepared { client, is_internal, scheme }
+    let scheme = config
+        .scheme_overwrite
+        .clone()
+        .unwrap_or_else(|| forwarded_scheme(headers));
+    Prepared {
+        client,
+        is_internal,
+        scheme,
+    }
 }
 
 /// Removes what concerns only the connection that the request came on.
@@ -305,7 +328,12 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
         }
     }
     if seen.hop_by_hop {
-        for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, HTTP2_SETTINGS] {
+        for name in [
+            KEEP_ALIVE,
+            PROXY_CONNECTION,
+            header::TRANSFER_ENCODING,
+            HTTP2_SETTINGS,
+        ] {
             headers.remove(name);
         }
     }
@@ -330,10 +358,16 @@ fn find_client(
 ) -> (Option<SocketAddr>, bool) {
     let hops = config.xff_num_trusted_hops as usize;
     let found = if config.use_remote_address {
-        let behind = hops.checked_sub(1).and_then(|skip| forwarded_client(headers, skip));
+        let behind = hops
+            .checked_sub(1)
+            .and_then(|skip| forwarded_client(headers, skip));
         if !config.skip_xff_append {
             let peer = origin.remote.ip();
-            let address = if peer.is_loopback() { origin.own_address } else { peer };
+            let address = if peer.is_loopback() {
+                origin.own_address
+            } else {
+                peer
+            };
             append_forwarded(headers, address);
         }
         if hops == 0 || !seen.forwarded_proto {
@@ -367,16 +401,19 @@ fn forwarded_client(headers: &HeaderMap, skip: usize) -> Option<(SocketAddr, boo
     let address = addresses.nth(skip)?.trim_ascii();
     let is_single = skip == 0 && addresses.next().is_none();
     let text = std::str::from_utf8(address).ok()?;
-    let ip = text.parse::<IpAddr>().ok().or_else(|| {
-        text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
-    })?;
+    let ip = text
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
     Some((SocketAddr::new(ip, 0), is_single))
 }
 
 /// Values from the last to the first.
 trait RevValues<'a>: Iterator<Item = &'a HeaderValue> + Sized {
     fn rev_values(self) -> std::iter::Rev<smallvec::IntoIter<[&'a HeaderValue; 4]>> {
-        self.collect::<smallvec::SmallVec<[_; 4]>>().into_iter().rev()
+        self.collect::<smallvec::SmallVec<[_; 4]>>()
+            .into_iter()
+            .rev()
     }
 }
 
@@ -420,19 +457,28 @@ fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
     match (network, address) {
         (IpAddr::V4(network), IpAddr::V4(address)) => {
             let shift = 32_u32.saturating_sub(length.into());
-            (network.to_bits() ^ address.to_bits()).checked_shr(shift).is_none_or(|rest| rest == 0)
+            (network.to_bits() ^ address.to_bits())
+                .checked_shr(shift)
+                .is_none_or(|rest| rest == 0)
         }
         (IpAddr::V6(network), IpAddr::V6(address)) => {
             let shift = 128_u32.saturating_sub(length.into());
-            (network.to_bits() ^ address.to_bits()).checked_shr(shift).is_none_or(|rest| rest == 0)
+            (network.to_bits() ^ address.to_bits())
+                .checked_shr(shift)
+                .is_none_or(|rest| rest == 0)
         }
         _ => false,
     }
 }
 
 fn add_user_agent(headers: &mut HeaderMap, origin: &Origin<'_>) {
-    let Ok(cluster) = HeaderValue::from_str(origin.service_cluster) else { return };
-    if headers.get(header::USER_AGENT).is_none_or(HeaderValue::is_empty) {
+    let Ok(cluster) = HeaderValue::from_str(origin.service_cluster) else {
+        return;
+    };
+    if headers
+        .get(header::USER_AGENT)
+        .is_none_or(HeaderValue::is_empty)
+    {
         headers.insert(header::USER_AGENT, cluster.clone());
     }
     headers.insert(X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, cluster);
@@ -465,7 +511,11 @@ pub struct ResponseCx<'a> {
 }
 
 /// Makes a response ready to be sent to the client.
-pub fn finish_response(headers: &mut HeaderMap, config: &HttpConnectionManager, cx: ResponseCx<'_>) {
+pub fn finish_response(
+    headers: &mut HeaderMap,
+    config: &HttpConnectionManager,
+    cx: ResponseCx<'_>,
+) {
     let mut has_hop_by_hop = false;
     let mut has_server = false;
     let mut has_date = false;
@@ -473,7 +523,9 @@ pub fn finish_response(headers: &mut HeaderMap, config: &HttpConnectionManager, 
         match *name {
             header::SERVER => has_server = true,
             header::DATE => has_date = true,
-            header::CONNECTION | header::UPGRADE | header::TRANSFER_ENCODING => has_hop_by_hop = true,
+            header::CONNECTION | header::UPGRADE | header::TRANSFER_ENCODING => {
+                has_hop_by_hop = true
+            }
             _ => has_hop_by_hop |= matches!(name.as_str(), "keep-alive" | "proxy-connection"),
         }
     }
@@ -593,20 +645,70 @@ mod tests {
         let skip = "          use_remote_address: true\n          skip_xff_append: true";
         for (lines, xff, proto, sent, external, internal, sent_proto) in [
             (edge, "", "", "192.0.2.2", "127.0.0.1", false, "http"),
-            (edge, "10.0.0.1", "", "10.0.0.1,192.0.2.2", "127.0.0.1", false, "http"),
-            (edge, "1.2.3.4", "https", "1.2.3.4,192.0.2.2", "127.0.0.1", false, "http"),
+            (
+                edge,
+                "10.0.0.1",
+                "",
+                "10.0.0.1,192.0.2.2",
+                "127.0.0.1",
+                false,
+                "http",
+            ),
+            (
+                edge,
+                "1.2.3.4",
+                "https",
+                "1.2.3.4,192.0.2.2",
+                "127.0.0.1",
+                false,
+                "http",
+            ),
             (edge, "zz", "", "zz,192.0.2.2", "127.0.0.1", false, "http"),
             (hop, "", "", "192.0.2.2", "127.0.0.1", false, "http"),
-            (hop, "1.2.3.4, 10.0.0.1", "", "1.2.3.4, 10.0.0.1,192.0.2.2", "10.0.0.1", false, "http"),
-            (hop, "1.2.3.4", "https", "1.2.3.4,192.0.2.2", "1.2.3.4", false, "https"),
+            (
+                hop,
+                "1.2.3.4, 10.0.0.1",
+                "",
+                "1.2.3.4, 10.0.0.1,192.0.2.2",
+                "10.0.0.1",
+                false,
+                "http",
+            ),
+            (
+                hop,
+                "1.2.3.4",
+                "https",
+                "1.2.3.4,192.0.2.2",
+                "1.2.3.4",
+                false,
+                "https",
+            ),
             (hop, "zz", "", "zz,192.0.2.2", "127.0.0.1", false, "http"),
             (behind, "10.0.0.1", "", "10.0.0.1", "9.9.9.9", false, "http"),
             (CIDRS, "", "", "", "9.9.9.9", false, "http"),
             (CIDRS, "10.0.0.1", "", "10.0.0.1", "9.9.9.9", true, "http"),
-            (CIDRS, "1.2.3.4, 10.0.0.1", "", "1.2.3.4, 10.0.0.1", "9.9.9.9", false, "http"),
-            (CIDRS, "1.2.3.4", "https", "1.2.3.4", "9.9.9.9", false, "https"),
+            (
+                CIDRS,
+                "1.2.3.4, 10.0.0.1",
+                "",
+                "1.2.3.4, 10.0.0.1",
+                "9.9.9.9",
+                false,
+                "http",
+            ),
+            (
+                CIDRS, "1.2.3.4", "https", "1.2.3.4", "9.9.9.9", false, "https",
+            ),
             (&edge_cidrs, "", "", "192.0.2.2", "9.9.9.9", true, "http"),
-            (&edge_cidrs, "10.0.0.1", "", "10.0.0.1,192.0.2.2", "127.0.0.1", false, "http"),
+            (
+                &edge_cidrs,
+                "10.0.0.1",
+                "",
+                "10.0.0.1,192.0.2.2",
+                "127.0.0.1",
+                false,
+                "http",
+            ),
             (skip, "", "", "", "127.0.0.1", false, "http"),
             (skip, "10.0.0.1", "", "10.0.0.1", "127.0.0.1", false, "http"),
         ] {
@@ -620,7 +722,11 @@ mod tests {
             let mut parts = head(&lines_in);
             let prepared = prepare(&mut parts, &config(lines));
             let get = |name: &str| {
-                parts.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned()
+                parts
+                    .headers
+                    .get(name)
+                    .map_or("", |value| value.to_str().unwrap())
+                    .to_owned()
             };
             let case = format!("{lines} {xff:?}");
             assert_eq!(get("x-forwarded-for"), sent, "{case}");
@@ -647,7 +753,10 @@ mod tests {
         prepare(&mut parts, &config(""));
         let mut names: Vec<&str> = parts.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["host", "te", "x-bar", "x-forwarded-proto", "x-request-id"]);
+        assert_eq!(
+            names,
+            ["host", "te", "x-bar", "x-forwarded-proto", "x-request-id"]
+        );
         assert_eq!(parts.headers["te"], "trailers");
     }
 
@@ -657,10 +766,18 @@ mod tests {
             INTERNAL_ONLY.iter().map(|name| (*name, "1")).collect();
         let mut parts = head(&steering);
         prepare(&mut parts, &config(""));
-        assert!(INTERNAL_ONLY.iter().all(|name| !parts.headers.contains_key(*name)));
+        assert!(
+            INTERNAL_ONLY
+                .iter()
+                .all(|name| !parts.headers.contains_key(*name))
+        );
         let mut parts = head(&[&steering[..], &[("x-forwarded-for", "10.0.0.1")]].concat());
         prepare(&mut parts, &config(CIDRS));
-        assert!(INTERNAL_ONLY.iter().all(|name| parts.headers.contains_key(*name)));
+        assert!(
+            INTERNAL_ONLY
+                .iter()
+                .all(|name| parts.headers.contains_key(*name))
+        );
     }
 
     #[test]
@@ -668,13 +785,17 @@ mod tests {
         let id = |lines: &str, given: Option<&str>| {
             let mut parts = head(given.map(|id| ("x-request-id", id)).as_slice());
             prepare(&mut parts, &config(lines));
-            parts.headers.get("x-request-id").map(|id| id.to_str().unwrap().to_owned())
+            parts
+                .headers
+                .get("x-request-id")
+                .map(|id| id.to_str().unwrap().to_owned())
         };
         assert_eq!(id("", None).unwrap().len(), 36);
         assert_eq!(id("", Some("abc")).unwrap(), "abc");
         let edge = "          use_remote_address: true";
         assert_eq!(id(edge, Some("abc")).unwrap().len(), 36);
-        let keep = "          use_remote_address: true\n          preserve_external_request_id: true";
+        let keep =
+            "          use_remote_address: true\n          preserve_external_request_id: true";
         assert_eq!(id(keep, Some("abc")).unwrap(), "abc");
         assert_eq!(id("          generate_request_id: false", None), None);
     }
@@ -686,7 +807,10 @@ mod tests {
         prepare(&mut parts, &config(lines));
         assert_eq!(parts.headers["via"], "there, here");
         assert_eq!(parts.headers["user-agent"], "cluster");
-        assert_eq!(parts.headers["x-envoy-downstream-service-cluster"], "cluster");
+        assert_eq!(
+            parts.headers["x-envoy-downstream-service-cluster"],
+            "cluster"
+        );
         assert_eq!(parts.headers["x-envoy-downstream-service-node"], "node");
         assert_eq!(parts.headers["x-forwarded-port"], "80");
     }
@@ -707,7 +831,9 @@ mod tests {
             ("", "a:80.", "a:80."),
         ] {
             let mut parts = head(&[]);
-            parts.headers.insert(header::HOST, HeaderValue::from_static(host));
+            parts
+                .headers
+                .insert(header::HOST, HeaderValue::from_static(host));
             check_request(&mut parts, &config(lines), SocketAddr::new(LOOPBACK, 80)).unwrap();
             assert_eq!(parts.headers["host"], expected, "{lines} {host}");
         }

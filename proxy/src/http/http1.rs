@@ -43,7 +43,10 @@ const DEFAULT_HEADERS: u32 = 100;
 pub(super) fn builder(config: &HttpConnectionManager) -> http1::Builder {
     let mut builder = http1::Builder::new();
     let head = config.max_request_headers_kb as usize * 1024;
-    builder.auto_date_header(false).max_header_size(head).max_buf_size(head.max(BUFFER));
+    builder
+        .auto_date_header(false)
+        .max_header_size(head)
+        .max_buf_size(head.max(BUFFER));
     if config.max_headers_count != DEFAULT_HEADERS {
         builder.max_headers(config.max_headers_count as usize);
     }
@@ -74,13 +77,21 @@ enum Stop {
 /// Serves the connection to its end.
 pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
     let streams = Streams { cx: Rc::clone(cx) };
-    let mut connection = cx.listener.hcm.http1.serve_connection(TokioIo::new(io), streams);
+    let mut connection = cx
+        .listener
+        .hcm
+        .http1
+        .serve_connection(TokioIo::new(io), streams);
     let mut timer = cx.worker.timers.timer();
     let stop = poll_fn(|task| poll_connection(&mut connection, cx, &mut timer, task)).await;
     match stop {
         Stop::Done(Ok(())) => {
             // hyper ends when the client has closed or after a last response.
-            let end = if cx.watch.is_remote_closed() { End::Remote } else { End::Local };
+            let end = if cx.watch.is_remote_closed() {
+                End::Remote
+            } else {
+                End::Local
+            };
             let mut stream = connection.into_parts().io.into_inner();
             close(&mut stream, end, Duration::ZERO, &mut timer).await;
             end
@@ -136,7 +147,9 @@ fn poll_connection(
             }
             return Poll::Ready(Stop::Expired(expiry));
         }
-        let Some((at, what)) = cx.deadline() else { return Poll::Pending };
+        let Some((at, what)) = cx.deadline() else {
+            return Poll::Pending;
+        };
         if timer.poll_until(at, task).is_pending() {
             return Poll::Pending;
         }
@@ -169,7 +182,10 @@ fn head_deadline(cx: &DownstreamCx) -> Option<(Instant, Expiry)> {
         (config.request_headers_timeout, Expiry::RequestHeaders),
         (config.request_timeout, Expiry::Request),
         (config.stream_idle_timeout, Expiry::Idle),
-        (config.max_stream_duration.unwrap_or_default(), Expiry::MaxDuration),
+        (
+            config.max_stream_duration.unwrap_or_default(),
+            Expiry::MaxDuration,
+        ),
     ]
     .into_iter()
     .filter(|(timeout, _)| !timeout.is_zero())

@@ -106,7 +106,13 @@ impl<'a> Driver<'a> {
                 is_waiting: false,
             })
         });
-        Self { connection, cx, timer, is_going_away: false, keepalive }
+        Self {
+            connection,
+            cx,
+            timer,
+            is_going_away: false,
+            keepalive,
+        }
     }
 
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<End> {
@@ -115,7 +121,11 @@ impl<'a> Driver<'a> {
                 Poll::Ready(Some(Ok((request, respond)))) => self.start(request, respond),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(ended(self.cx, &error)),
                 Poll::Ready(None) => {
-                    let end = if self.is_going_away { End::Local } else { End::Remote };
+                    let end = if self.is_going_away {
+                        End::Local
+                    } else {
+                        End::Remote
+                    };
                     return Poll::Ready(end);
                 }
                 Poll::Pending => {
@@ -208,7 +218,11 @@ impl Keepalive {
                 return false;
             }
             self.is_waiting = self.pings.poll_pong(task).is_pending();
-            let wait = if self.is_waiting { self.timeout } else { self.interval };
+            let wait = if self.is_waiting {
+                self.timeout
+            } else {
+                self.interval
+            };
             self.deadline = Instant::now() + wait;
         }
         false
@@ -216,15 +230,14 @@ impl Keepalive {
 }
 
 /// One stream's task: serve, then send what came of it, unless the client resets it.
-async fn run(
-    stream: Box<Stream>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-) {
+async fn run(stream: Box<Stream>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let activity = Rc::clone(&stream.cx.activity);
     let mut timer = stream.cx.worker().timers.timer();
     let (parts, body) = request.into_parts();
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(content_length);
+    let length = parts
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(content_length);
     let is_head = parts.method == Method::HEAD;
     let response = {
         let mut serve = pin!(stream.serve(parts, Body::http2(body, length)));

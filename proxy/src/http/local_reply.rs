@@ -1,6 +1,10 @@
 //! The only place that makes a response ourselves.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    fmt,
+    ops::{Deref, DerefMut},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -9,8 +13,12 @@ use smallvec::SmallVec;
 use super::{Body, Response};
 use crate::telemetry::stream_info::ResponseFlags;
 
-/// An answer of the proxy itself; every one says why.
-pub struct LocalReply {
+/// An answer of the proxy itself; every one says why. One word wide, so that the request path, which
+/// hands it up as an error, does not carry it along.
+pub struct LocalReply(Box<Reply>);
+
+/// What a [`LocalReply`] holds.
+pub struct Reply {
     /// Status for HTTP; for gRPC it is mapped.
     pub status: StatusCode,
     /// Text; may be empty.
@@ -33,14 +41,14 @@ impl LocalReply {
         body: impl Into<Bytes>,
         details: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self {
+        Self(Box::new(Reply {
             status,
             body: body.into(),
             headers: SmallVec::new(),
             flags: ResponseFlags::default(),
             details: details.into(),
             reason: None,
-        }
+        }))
     }
 
     /// With these response flags.
@@ -65,7 +73,27 @@ impl LocalReply {
     }
 }
 
+impl Deref for LocalReply {
+    type Target = Reply;
+
+    fn deref(&self) -> &Reply {
+        &self.0
+    }
+}
+
+impl DerefMut for LocalReply {
+    fn deref_mut(&mut self) -> &mut Reply {
+        &mut self.0
+    }
+}
+
 impl fmt::Debug for LocalReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalReply")
             .field("status", &self.status)
@@ -112,7 +140,7 @@ pub fn into_response(reply: &mut LocalReply, to: ReplyTo) -> Response {
         }
         response
     };
-    for (name, value) in reply.headers.drain(..) {
+    for (name, value) in std::mem::take(&mut reply.headers) {
         response.headers_mut().append(name, value);
     }
     if to.shows_reason
@@ -130,10 +158,17 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Trailers only: what gRPC clients understand of an HTTP status.
 fn grpc_response(status: StatusCode, body: &[u8], flags: ResponseFlags) -> Response {
-    let code = if flags.contains(ResponseFlags::RATE_LIMITED) { 14 } else { grpc_status(status) };
+    let code = if flags.contains(ResponseFlags::RATE_LIMITED) {
+        14
+    } else {
+        grpc_status(status)
+    };
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
     headers.insert(GRPC_STATUS, HeaderValue::from(code));
     if !body.is_empty()
         && let Ok(message) = HeaderValue::try_from(escape(body))
@@ -178,8 +213,13 @@ mod tests {
     #[test]
     fn grpc_requests_get_trailers_only() {
         let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no \u{fc}", "x");
-        let response =
-            into_response(&mut reply, ReplyTo { is_grpc: true, shows_reason: true });
+        let response = into_response(
+            &mut reply,
+            ReplyTo {
+                is_grpc: true,
+                shows_reason: true,
+            },
+        );
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()[GRPC_STATUS], "14");
         assert_eq!(response.headers()[GRPC_MESSAGE], "no %C3%BC");
@@ -203,10 +243,17 @@ mod tests {
     #[test]
     fn the_reason_is_shown_where_wanted() {
         let reply = || LocalReply::new(StatusCode::NOT_FOUND, "gone", "x").with_reason("route a");
-        let to = |shows_reason| ReplyTo { is_grpc: false, shows_reason };
+        let to = |shows_reason| ReplyTo {
+            is_grpc: false,
+            shows_reason,
+        };
         let shown = into_response(&mut reply(), to(true));
         assert_eq!(shown.headers()[REASON], "route a");
         assert_eq!(shown.headers()[header::CONTENT_LENGTH], "4");
-        assert!(!into_response(&mut reply(), to(false)).headers().contains_key(REASON));
+        assert!(
+            !into_response(&mut reply(), to(false))
+                .headers()
+                .contains_key(REASON)
+        );
     }
 }

@@ -17,14 +17,14 @@ pub mod request_id;
 mod response_body;
 pub mod stats;
 pub mod stream;
-pub mod strict;
 pub mod stream_cx;
+pub mod strict;
 #[cfg(test)]
 mod tests;
 
+pub use activity::Activity;
 pub use body::{Body, BodyError};
 pub use local_reply::LocalReply;
-pub use activity::Activity;
 pub use stream_cx::{DownstreamCx, StreamCx};
 
 /// A request as filters and the router see it.

@@ -58,7 +58,9 @@ pub(super) fn normalize(target: &str, config: &HttpConnectionManager) -> Normali
 }
 
 fn has_escaped_slash(path: &str) -> bool {
-    path.as_bytes().windows(3).any(|part| escaped_slash(part).is_some())
+    path.as_bytes()
+        .windows(3)
+        .any(|part| escaped_slash(part).is_some())
 }
 
 fn escaped_slash(part: &[u8]) -> Option<char> {
@@ -135,7 +137,8 @@ fn canonical_segment(segment: &str) -> Option<String> {
             match escaped {
                 Some(0) => return None,
                 Some(value)
-                    if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') =>
+                    if value.is_ascii_alphanumeric()
+                        || matches!(value, b'-' | b'.' | b'_' | b'~') =>
                 {
                     out.push(char::from(value));
                     at += 2;
@@ -155,7 +158,11 @@ fn canonical_segment(segment: &str) -> Option<String> {
 }
 
 fn decode(digits: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
     Some(digit(*digits.first()?)? << 4 | digit(*digits.get(1)?)?)
 }
 
@@ -171,7 +178,11 @@ fn merge_slashes(path: &str) -> String {
     if path.starts_with('/') {
         out.push('/');
     }
-    for (index, segment) in path.split('/').filter(|segment| !segment.is_empty()).enumerate() {
+    for (index, segment) in path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .enumerate()
+    {
         if index > 0 {
             out.push('/');
         }

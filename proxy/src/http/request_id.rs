@@ -26,7 +26,9 @@ pub fn clear_trace_reason(headers: &mut HeaderMap) {
 
 /// Writes a trace reason: `4` none, `9` sampled, `a` forced by a service, `b` by a client.
 pub fn set_trace_reason(headers: &mut HeaderMap, reason: u8) {
-    let Some(id) = headers.get(X_REQUEST_ID) else { return };
+    let Some(id) = headers.get(X_REQUEST_ID) else {
+        return;
+    };
     if id.len() != uuid::fmt::Hyphenated::LENGTH || id.as_bytes().get(REASON) == Some(&reason) {
         return;
     }

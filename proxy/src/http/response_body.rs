@@ -32,7 +32,12 @@ impl ResponseBody {
         is_bodyless: bool,
         drops_trailers: bool,
     ) -> Self {
-        Self { body, stream, is_bodyless, drops_trailers }
+        Self {
+            body,
+            stream,
+            is_bodyless,
+            drops_trailers,
+        }
     }
 
     /// Nobody takes the body any more.

@@ -1,6 +1,6 @@
 //! The whole life of one stream.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version, header, request::Parts, uri::Scheme};
@@ -69,9 +69,13 @@ impl Stream {
         let activity = Activity::new(info.start);
         activity.idle_timeout.set(config.stream_idle_timeout);
         if !config.request_timeout.is_zero() {
-            activity.request_deadline.set(Some(info.start + config.request_timeout));
+            activity
+                .request_deadline
+                .set(Some(info.start + config.request_timeout));
         }
-        activity.max_deadline.set(config.max_stream_duration.map(|max| info.start + max));
+        activity
+            .max_deadline
+            .set(config.max_stream_duration.map(|max| info.start + max));
         Box::new(Self {
             timer: connection.worker.timers.timer(),
             request: RequestKind::default(),
@@ -91,14 +95,23 @@ impl Stream {
     }
 
     /// Serves the request: headers → route → filters → upstream → filters reversed → response.
-    pub async fn serve(mut self: Box<Self>, parts: Parts, body: Body) -> http::Response<ResponseBody> {
+    pub async fn serve(
+        mut self: Box<Self>,
+        parts: Parts,
+        body: Body,
+    ) -> http::Response<ResponseBody> {
         let activity = Rc::clone(&self.cx.activity);
         let mut timer = std::mem::replace(&mut self.timer, self.cx.worker().timers.timer());
         self.request.is_head = parts.method == Method::HEAD;
         if matches!(body, Body::Empty) {
             activity.complete_request();
         }
-        let outcome = match activity.limit(&mut timer, self.respond(parts, body)).await {
+        let limited = {
+            // Pinned here: a future that is handed on by value takes its size twice.
+            let respond = pin!(self.respond(parts, body));
+            activity.limit(&mut timer, respond).await
+        };
+        let outcome = match limited {
             // Whatever the upstream made of it: the client is to be told what it did wrong.
             Ok(Err(_)) if activity.is_request_broken.get() => Err(strict::body_failure()),
             Ok(outcome) => outcome,
@@ -192,9 +205,11 @@ impl Stream {
         // 5. The router, which ends the chain.
         let Some(matched) = cx.matched.clone() else {
             hcm.router_stats.no_route.inc();
-            return Err(LocalReply::new(StatusCode::NOT_FOUND, "", "route_not_found")
-                .with_flags(ResponseFlags::NO_ROUTE_FOUND)
-                .with_reason(no_route_reason(cx, &parts)));
+            return Err(
+                LocalReply::new(StatusCode::NOT_FOUND, "", "route_not_found")
+                    .with_flags(ResponseFlags::NO_ROUTE_FOUND)
+                    .with_reason(no_route_reason(cx, &parts)),
+            );
         };
         let mut response = router::forward(cx, &matched, parts, body).await?;
 
@@ -207,14 +222,20 @@ impl Stream {
     fn answer(&mut self, mut reply: LocalReply) -> Response {
         let cx = &mut self.cx;
         let hcm = Rc::clone(&cx.connection).listener.hcm.clone();
-        let to = ReplyTo { is_grpc: self.request.is_grpc, shows_reason: hcm.shows_reason };
+        let to = ReplyTo {
+            is_grpc: self.request.is_grpc,
+            shows_reason: hcm.shows_reason,
+        };
         let mut response = local_reply::into_response(&mut reply, to);
         cx.info.flags.insert(reply.flags);
-        if reply.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
+        if reply
+            .flags
+            .contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+        {
             hcm.stats.cx_protocol_error.inc();
         }
-        cx.info.details = Some(reply.details);
-        cx.info.reason = reply.reason;
+        cx.info.details = Some(std::mem::take(&mut reply.details));
+        cx.info.reason = reply.reason.take();
         if let Some(matched) = &cx.matched {
             router::mutate_local_reply(cx, matched, response.headers_mut());
         }
@@ -222,7 +243,11 @@ impl Stream {
     }
 
     /// The last changes of the response's head; its body takes the stream along.
-    fn begin_response(mut self: Box<Self>, response: Response, is_local: bool) -> http::Response<ResponseBody> {
+    fn begin_response(
+        mut self: Box<Self>,
+        response: Response,
+        is_local: bool,
+    ) -> http::Response<ResponseBody> {
         let now = Instant::now();
         let (mut head, body) = response.into_parts();
         let connection = Rc::clone(&self.cx.connection);
@@ -232,7 +257,9 @@ impl Stream {
         // A 400 says that the message made no sense: what follows on an HTTP/1 connection may not either.
         let is_bad = is_local
             && (head.status == StatusCode::BAD_REQUEST
-                || info.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+                || info
+                    .flags
+                    .contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
                 || self.request.is_upgrade)
             && !hcm.config.stream_error_on_invalid_http_message;
         let is_request_complete = self.cx.activity.is_request_complete.get();
@@ -241,7 +268,9 @@ impl Stream {
             hcm.stats.cx_drain_close.inc();
         }
         let cx = ResponseCx {
-            date: connection.worker.date(info.start_time + now.duration_since(info.start)),
+            date: connection
+                .worker
+                .date(info.start_time + now.duration_since(info.start)),
             request_id: info.request_id.as_ref(),
             is_local,
             closes: is_http1
@@ -340,7 +369,8 @@ impl Stream {
                     hcm.stats.rq_tx_reset.inc();
                 }
                 None => {
-                    info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                    info.flags
+                        .insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
                     info.details = Some("downstream_remote_disconnect".into());
                     hcm.stats.rq_rx_reset.inc();
                 }
@@ -351,7 +381,9 @@ impl Stream {
             hcm.listener_stats.count_response(status);
         }
         hcm.stats.rq_active.dec();
-        connection.streams.set(connection.streams.get().saturating_sub(1));
+        connection
+            .streams
+            .set(connection.streams.get().saturating_sub(1));
         connection.idle_since.set(now);
         *connection.responding.borrow_mut() = None;
         // Only HTTP/1 goes on with another head; HTTP/2 has frames of other streams to send.
@@ -373,7 +405,9 @@ impl Stream {
     }
 
     fn log_response(&mut self, headers: &http::HeaderMap) {
-        let Some(needed) = &self.cx.connection.listener.hcm.needed else { return };
+        let Some(needed) = &self.cx.connection.listener.hcm.needed else {
+            return;
+        };
         let needed = &needed.response;
         let mut kept = http::HeaderMap::with_capacity(needed.len());
         for name in needed {
@@ -420,21 +454,31 @@ fn count_refusal(cx: &StreamCx, reply: &LocalReply) {
 
 /// The route's own limits replace the connection manager's.
 fn route_deadlines(cx: &StreamCx, action: &Action, headers: &http::HeaderMap) {
-    let Action::Forward(forward) = action else { return };
+    let Action::Forward(forward) = action else {
+        return;
+    };
     if let Some(idle) = forward.idle_timeout {
         cx.activity.idle_timeout.set(idle);
     }
     if let Some(max) = router::max_stream_duration(forward, headers) {
-        cx.activity.max_deadline.set((!max.is_zero()).then(|| cx.info.start + max));
+        cx.activity
+            .max_deadline
+            .set((!max.is_zero()).then(|| cx.info.start + max));
     }
 }
 
 fn no_route_reason(cx: &StreamCx, parts: &Parts) -> String {
     let head = RequestHead::new(parts, &cx.scheme);
-    let host = head.authority().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = head
+        .authority()
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
     match &cx.info.route_table {
         Some(table) => {
-            format!("no route in {table} for {} {host}{}", parts.method, head.path)
+            format!(
+                "no route in {table} for {} {host}{}",
+                parts.method, head.path
+            )
         }
         None => "the route configuration is not there yet".to_owned(),
     }

@@ -14,12 +14,11 @@ use super::{activity::Activity, connection_manager::HcmRuntime, io::IoWatch};
 use crate::{
     listener::Active,
     router,
-    snapshot::Snapshot,
     telemetry::{
         format::RequestRecord,
         stream_info::{ConnectionInfo, StreamInfo},
     },
-    worker::Worker,
+    worker::{SharedSnapshot, Worker},
 };
 
 /// The context of one stream (one request and its response).
@@ -32,7 +31,7 @@ pub struct StreamCx {
     /// The connection that the stream came on.
     pub connection: Rc<DownstreamCx>,
     /// The configuration that this stream sees from its start to its end.
-    pub snapshot: Rc<Arc<Snapshot>>,
+    pub snapshot: SharedSnapshot,
     /// The record of the stream.
     pub info: StreamInfo,
     /// The route that was found, with the levels above it.

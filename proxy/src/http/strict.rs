@@ -50,7 +50,12 @@ pub fn check_http1(
     if watch.has_repeated_length() || !is_known_method(&parts.method) {
         return Err(refuse(StatusCode::BAD_REQUEST, "http1.codec_error"));
     }
-    check_names(&mut parts.headers, config, "http1.unexpected_underscore", "http1.too_many_headers")?;
+    check_names(
+        &mut parts.headers,
+        config,
+        "http1.unexpected_underscore",
+        "http1.too_many_headers",
+    )?;
     if parts.headers.contains_key(header::CONNECTION) {
         remove_nominated(&mut parts.headers)?;
     }
@@ -63,7 +68,12 @@ pub fn check_http1(
 /// # Errors
 /// The reply.
 pub fn check_http2(parts: &mut Parts, config: &HttpConnectionManager) -> Result<(), LocalReply> {
-    check_names(&mut parts.headers, config, "http2.unexpected_underscore", "http2.too_many_headers")?;
+    check_names(
+        &mut parts.headers,
+        config,
+        "http2.unexpected_underscore",
+        "http2.too_many_headers",
+    )?;
     if let Some(authority) = parts.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str())
             .map_err(|_| refuse(StatusCode::BAD_REQUEST, "http.invalid_authority"))?;
@@ -73,7 +83,10 @@ pub fn check_http2(parts: &mut Parts, config: &HttpConnectionManager) -> Result<
         parts.uri = origin_form(&parts.uri);
     }
     if !parts.uri.path().is_ascii() {
-        return Err(refuse(StatusCode::BAD_REQUEST, "http2.invalid.header.field"));
+        return Err(refuse(
+            StatusCode::BAD_REQUEST,
+            "http2.invalid.header.field",
+        ));
     }
     check_host(&parts.headers, "http.invalid_authority")
 }
@@ -92,12 +105,21 @@ pub fn parse_failure(error: &hyper::Error, watch: &IoWatch) -> LocalReply {
         // There is no other way to ask hyper.
         (StatusCode::UPGRADE_REQUIRED, "low_version")
     } else if error.is_parse_too_large() {
-        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.headers_too_large")
+        (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "http1.headers_too_large",
+        )
     } else if watch.has_transfer_encoding() {
         // The parser refuses what does not end in `chunked`.
-        (StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding")
+        (
+            StatusCode::NOT_IMPLEMENTED,
+            "http1.invalid_transfer_encoding",
+        )
     } else if watch.codec_reply.get() == Some(StatusCode::URI_TOO_LONG) {
-        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.headers_too_large")
+        (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "http1.headers_too_large",
+        )
     } else {
         (StatusCode::BAD_REQUEST, "http1.codec_error")
     };
@@ -124,10 +146,31 @@ fn is_known_method(method: &Method) -> bool {
         | Method::CONNECT => true,
         _ => matches!(
             method.as_str(),
-            "ACL" | "BIND" | "CHECKOUT" | "COPY" | "LINK" | "LOCK" | "M-SEARCH" | "MERGE"
-                | "MKACTIVITY" | "MKCALENDAR" | "MKCOL" | "MOVE" | "NOTIFY" | "PROPFIND"
-                | "PROPPATCH" | "PURGE" | "REBIND" | "REPORT" | "SEARCH" | "SOURCE"
-                | "SUBSCRIBE" | "UNBIND" | "UNLINK" | "UNLOCK" | "UNSUBSCRIBE"
+            "ACL"
+                | "BIND"
+                | "CHECKOUT"
+                | "COPY"
+                | "LINK"
+                | "LOCK"
+                | "M-SEARCH"
+                | "MERGE"
+                | "MKACTIVITY"
+                | "MKCALENDAR"
+                | "MKCOL"
+                | "MOVE"
+                | "NOTIFY"
+                | "PROPFIND"
+                | "PROPPATCH"
+                | "PURGE"
+                | "REBIND"
+                | "REPORT"
+                | "SEARCH"
+                | "SOURCE"
+                | "SUBSCRIBE"
+                | "UNBIND"
+                | "UNLINK"
+                | "UNLOCK"
+                | "UNSUBSCRIBE"
         ),
     }
 }
@@ -140,13 +183,19 @@ fn check_names(
     too_many: &'static str,
 ) -> Result<(), LocalReply> {
     if headers.len() > config.max_headers_count as usize {
-        return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, too_many));
+        return Err(refuse(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            too_many,
+        ));
     }
     if config.headers_with_underscores == UnderscoreAction::Allow {
         return Ok(());
     }
-    let odd: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let odd: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
     if config.headers_with_underscores == UnderscoreAction::RejectRequest && !odd.is_empty() {
         return Err(refuse(StatusCode::BAD_REQUEST, underscore));
     }
@@ -178,7 +227,9 @@ fn remove_nominated(headers: &mut HeaderMap) -> Result<(), LocalReply> {
             if token.starts_with(b":") {
                 return Err(rejected());
             }
-            let Ok(name) = HeaderName::from_bytes(token) else { continue };
+            let Ok(name) = HeaderName::from_bytes(token) else {
+                continue;
+            };
             match name.as_str() {
                 "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => {
                     return Err(rejected());
@@ -233,7 +284,9 @@ fn check_target(parts: &mut Parts, config: &HttpConnectionManager) -> Result<(),
         // Envoy drops user information.
         let host = authority.as_str();
         let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        let Ok(host) = HeaderValue::from_str(host) else { return invalid("http1.invalid_url") };
+        let Ok(host) = HeaderValue::from_str(host) else {
+            return invalid("http1.invalid_url");
+        };
         parts.headers.insert(header::HOST, host);
         parts.uri = origin_form(&parts.uri);
         return Ok(());
@@ -254,7 +307,9 @@ fn origin_form(uri: &Uri) -> Uri {
 /// and goes on; what such a request means depends on who reads it, so we refuse it.)
 fn check_host(headers: &HeaderMap, details: &'static str) -> Result<(), LocalReply> {
     let mut hosts = headers.get_all(header::HOST).iter();
-    let Some(host) = hosts.next() else { return Ok(()) };
+    let Some(host) = hosts.next() else {
+        return Ok(());
+    };
     if hosts.next().is_some() || !host.as_bytes().iter().all(|&byte| is_authority_byte(byte)) {
         return Err(refuse(StatusCode::BAD_REQUEST, details));
     }
@@ -265,7 +320,23 @@ fn is_authority_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
-            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*'
-                | b'+' | b';' | b'=' | b':' | b'@' | b'[' | b']'
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'%'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b';'
+                | b'='
+                | b':'
+                | b'@'
+                | b'['
+                | b']'
         )
 }

@@ -50,7 +50,10 @@ async fn read_response(stream: &mut TcpStream) -> String {
 
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let mut rest = [0; 64];
-    matches!(timeout(LIMIT, stream.read(&mut rest)).await.unwrap(), Ok(0) | Err(_))
+    matches!(
+        timeout(LIMIT, stream.read(&mut rest)).await.unwrap(),
+        Ok(0) | Err(_)
+    )
 }
 
 async fn exchange(address: SocketAddr, request: &[u8]) -> (TcpStream, String) {
@@ -70,40 +73,91 @@ async fn malformed_requests_are_refused_and_the_connection_closed() {
         ("GET /direct HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
         ("GET /direct HTTP/1.0\r\nHost: a\r\n\r\n", 426),
         ("GET /direct HTTP/1.2\r\nHost: a\r\n\r\n", 426),
-        ("POST /direct HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400),
-        ("POST /direct HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-        ("POST /direct HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
-        ("POST /direct HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", 501),
-        ("POST /direct HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
-        ("POST /direct HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
-        ("POST /direct HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
-        ("POST /direct HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc", 400),
+        (
+            "POST /direct HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+            400,
+        ),
+        (
+            "POST /direct HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
+        (
+            "POST /direct HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            501,
+        ),
+        (
+            "POST /direct HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n",
+            501,
+        ),
+        (
+            "POST /direct HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            501,
+        ),
+        (
+            "POST /direct HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            400,
+        ),
+        (
+            "POST /direct HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+            400,
+        ),
+        (
+            "POST /direct HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc",
+            400,
+        ),
         ("GET /\u{e4} HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET /direct#x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET ftp://a/direct HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 404),
-        ("GET /direct HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 403),
+        (
+            "GET /direct HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            403,
+        ),
         ("GET /direct HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400),
         ("GET /direct HTTP/1.1\r\nHost: a\r\nX: b\rc\r\n\r\n", 400),
         ("GET /direct HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", 400),
         ("FOO /direct HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        ("GET /direct HTTP/1.1\r\nHost: a\r\nConnection: x-forwarded-for\r\n\r\n", 400),
-        ("GET /direct HTTP/1.1\r\nHost: a\r\nConnection: host\r\n\r\n", 400),
+        (
+            "GET /direct HTTP/1.1\r\nHost: a\r\nConnection: x-forwarded-for\r\n\r\n",
+            400,
+        ),
+        (
+            "GET /direct HTTP/1.1\r\nHost: a\r\nConnection: host\r\n\r\n",
+            400,
+        ),
         ("\u{16}\u{3}\u{1}\r\n\r\n", 400),
     ];
     for (request, status) in cases {
         let (mut stream, response) = exchange(worker.address(), request.as_bytes()).await;
-        let expected = format!("HTTP/1.{}", if request.contains("HTTP/1.0") { 0 } else { 1 });
-        assert!(response.starts_with(&format!("{expected} {status} ")), "{request:?}: {response}");
-        assert!(response.contains("connection: close"), "{request:?}: {response}");
-        assert!(response.contains("server: envoy"), "{request:?}: {response}");
+        let expected = format!(
+            "HTTP/1.{}",
+            if request.contains("HTTP/1.0") { 0 } else { 1 }
+        );
+        assert!(
+            response.starts_with(&format!("{expected} {status} ")),
+            "{request:?}: {response}"
+        );
+        assert!(
+            response.contains("connection: close"),
+            "{request:?}: {response}"
+        );
+        assert!(
+            response.contains("server: envoy"),
+            "{request:?}: {response}"
+        );
         assert!(is_closed(&mut stream).await, "{request:?}");
     }
-    let large = format!("GET /direct HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+    let large = format!(
+        "GET /direct HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(70_000)
+    );
     let (_, response) = exchange(worker.address(), large.as_bytes()).await;
     assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
-    let many = format!("GET /direct HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(110));
+    let many = format!(
+        "GET /direct HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        "x: y\r\n".repeat(110)
+    );
     let (_, response) = exchange(worker.address(), many.as_bytes()).await;
     assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
 }
@@ -122,7 +176,10 @@ async fn good_requests_keep_the_connection() {
     for request in requests {
         stream.write_all(request.as_bytes()).await.unwrap();
         let response = read_response(&mut stream).await;
-        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{request:?}: {response}");
+        assert!(
+            response.starts_with("HTTP/1.1 200 OK\r\n"),
+            "{request:?}: {response}"
+        );
         assert!(response.ends_with("\r\n\r\nhello"), "{response}");
         assert!(!response.contains("connection:"), "{response}");
     }
@@ -154,7 +211,12 @@ async fn timeouts_are_answered() {
         ("stream_idle_timeout: 0.05s", head, 408, "stream timeout"),
         ("request_timeout: 0.05s", post, 408, "request timeout"),
         ("request_timeout: 0.05s", head, 408, "request timeout"),
-        ("request_headers_timeout: 0.05s", head, 408, "request header timeout"),
+        (
+            "request_headers_timeout: 0.05s",
+            head,
+            408,
+            "request header timeout",
+        ),
         (
             "common_http_protocol_options: {max_stream_duration: 0.05s}",
             get,
@@ -164,7 +226,10 @@ async fn timeouts_are_answered() {
     ] {
         let worker = TestWorker::start(&yaml(&format!("          {setting}")));
         let (_, response) = exchange(worker.address(), request.as_bytes()).await;
-        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{setting}: {response}");
+        assert!(
+            response.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{setting}: {response}"
+        );
         assert!(response.ends_with(body), "{setting}: {response}");
     }
 }
@@ -188,9 +253,16 @@ async fn the_last_allowed_request_closes() {
     let worker = TestWorker::start(&TestWorker::yaml(setting, None));
     let mut stream = connect(worker.address()).await;
     for is_last in [false, true] {
-        stream.write_all(b"GET /direct HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /direct HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
         let response = read_response(&mut stream).await;
-        assert_eq!(response.contains("connection: close"), is_last, "{response}");
+        assert_eq!(
+            response.contains("connection: close"),
+            is_last,
+            "{response}"
+        );
     }
     assert!(is_closed(&mut stream).await);
 }
@@ -204,7 +276,10 @@ async fn draining_ends_http1_after_the_next_response() {
     assert!(!response.contains("connection: close"), "{response}");
     worker.phase.send_replace(Phase::Draining);
     wait_refused(address).await;
-    stream.write_all(b"GET /direct HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /direct HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
     let response = read_response(&mut stream).await;
     assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
     assert!(response.contains("connection: close"), "{response}");
@@ -260,7 +335,10 @@ async fn draining_says_goaway_and_finishes_http2_streams() {
         }
     };
     timeout(LIMIT, gone).await.unwrap();
-    waiting.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    waiting
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        .await
+        .unwrap();
     let response = timeout(LIMIT, response).await.unwrap().unwrap();
     assert_eq!(response.status(), 200);
     let mut body = response.into_body();
@@ -292,7 +370,11 @@ async fn a_removed_listener_drains_and_others_go_on() {
     worker.change(|snapshot| drop(snapshot.listeners.remove(0)));
     wait_refused(addresses[0]).await;
     removed.write_all(get).await.unwrap();
-    assert!(read_response(&mut removed).await.contains("connection: close"));
+    assert!(
+        read_response(&mut removed)
+            .await
+            .contains("connection: close")
+    );
     kept.write_all(get).await.unwrap();
     assert!(!read_response(&mut kept).await.contains("connection: close"));
     drop(exchange(addresses[1], get).await);
@@ -303,7 +385,10 @@ async fn a_client_that_goes_away_is_noted() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let worker = TestWorker::start(&TestWorker::yaml("", upstream.local_addr().ok()));
     let mut stream = connect(worker.address()).await;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
     let mut waiting = timeout(LIMIT, answer_later(upstream)).await.unwrap();
     drop(stream);
     // The upstream's connection goes too: nobody waits for its answer.
@@ -332,4 +417,14 @@ async fn http2_serves_many_streams_at_once() {
     }
     drop(client);
     timeout(LIMIT, connection).await.unwrap().unwrap().unwrap();
+}
+
+/// A stream's future is made for each request: what makes it large is paid for each time.
+#[test]
+fn futures_stay_small() {
+    fn size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+    let serve = size(super::stream::Stream::serve);
+    assert!(serve <= 6000, "{serve}");
 }

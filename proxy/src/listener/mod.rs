@@ -68,24 +68,36 @@ impl Active {
         let old: &[_] = previous.map_or(&[], |previous| &previous.sockets);
         let mut sockets = Vec::with_capacity(config.addresses.len());
         for address in &config.addresses {
-            sockets.push(Sockets::bind(*address, &config, build.workers, old).map_err(|error| {
-                format!(
-                    "error adding listener '{}': cannot bind '{address}': {error}",
-                    config.name
-                )
-            })?);
+            sockets.push(
+                Sockets::bind(*address, &config, build.workers, old).map_err(|error| {
+                    format!(
+                        "error adding listener '{}': cannot bind '{address}': {error}",
+                        config.name
+                    )
+                })?,
+            );
         }
         let inline_routes = match &manager.routes {
             RouteSource::Inline(routes) => {
                 let table = Table::compile(Arc::clone(routes)).map_err(|errors| {
-                    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+                    errors
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join("; ")
                 })?;
                 Some(Arc::new(table))
             }
             RouteSource::Rds { .. } => None,
         };
         let scope = format!("listener.{}", stat_name(&config, &sockets));
-        let hcm = HcmRuntime::new(Arc::clone(manager), inline_routes, build, config.direction, &scope)?;
+        let hcm = HcmRuntime::new(
+            Arc::clone(manager),
+            inline_routes,
+            build,
+            config.direction,
+            &scope,
+        )?;
         Ok(Arc::new(Self {
             stats: ListenerStats::new(&build.registry.scope(&scope)),
             hcm: Arc::new(hcm),

@@ -65,12 +65,20 @@ impl Sockets {
             .ok_or_else(|| io::Error::other("the socket has no address"))?;
         let mut sockets = Vec::with_capacity(workers);
         for _ in 1..workers {
-            let socket =
-                if options.reuse_port { options.socket(address)? } else { first.try_clone()? };
+            let socket = if options.reuse_port {
+                options.socket(address)?
+            } else {
+                first.try_clone()?
+            };
             sockets.push(Some(socket));
         }
         sockets.push(Some(first));
-        Ok(Arc::new(Self { configured, address, options, waiting: Mutex::new(sockets) }))
+        Ok(Arc::new(Self {
+            configured,
+            address,
+            options,
+            waiting: Mutex::new(sockets),
+        }))
     }
 
     /// The bound address, with the port that the system chose.
@@ -95,7 +103,9 @@ impl Sockets {
             .unwrap_or_else(PoisonError::into_inner)
             .get_mut(worker.wrapping_sub(1))
             .and_then(Option::take);
-        let Some(socket) = socket else { return Ok(None) };
+        let Some(socket) = socket else {
+            return Ok(None);
+        };
         socket.listen(self.options.backlog)?;
         Ok(Some(socket.into()))
     }
@@ -137,7 +147,9 @@ pub fn prepare_accepted(
     config: &config::listener::Listener,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let Some(configured) = &config.tcp_keepalive else { return Ok(()) };
+    let Some(configured) = &config.tcp_keepalive else {
+        return Ok(());
+    };
     let mut keepalive = TcpKeepalive::new();
     if let Some(time) = configured.time {
         keepalive = keepalive.with_time(time);

@@ -44,13 +44,19 @@ impl Acceptor {
         sockets: &Arc<Sockets>,
         listener: &Arc<Active>,
     ) -> io::Result<Option<Self>> {
-        let Some(socket) = sockets.take(worker.index)? else { return Ok(None) };
+        let Some(socket) = sockets.take(worker.index)? else {
+            return Ok(None);
+        };
         let shared = Rc::new(Shared {
             socket: TcpListener::from_std(socket)?,
             listener: RefCell::new(Arc::clone(listener)),
         });
         let task = spawn_local(accept(Rc::clone(worker), Rc::clone(&shared))).abort_handle();
-        Ok(Some(Self { sockets: Arc::clone(sockets), shared, task }))
+        Ok(Some(Self {
+            sockets: Arc::clone(sockets),
+            shared,
+            task,
+        }))
     }
 
     /// What accepted connections get now.
@@ -68,7 +74,8 @@ impl Acceptor {
     pub(super) fn stop(self, worker: &Rc<Worker>) {
         self.task.abort();
         let mut task = std::task::Context::from_waker(std::task::Waker::noop());
-        while let std::task::Poll::Ready(Ok((stream, remote))) = self.shared.socket.poll_accept(&mut task)
+        while let std::task::Poll::Ready(Ok((stream, remote))) =
+            self.shared.socket.poll_accept(&mut task)
         {
             start(worker, &self.shared, stream, remote);
         }
@@ -98,15 +105,9 @@ fn is_exhausted(error: &io::Error) -> bool {
     )
 }
 
-fn start(
-    worker: &Rc<Worker>,
-    shared: &Shared,
-    stream: TcpStream,
-    remote: std::net::SocketAddr,
-) {
+fn start(worker: &Rc<Worker>, shared: &Shared, stream: TcpStream, remote: std::net::SocketAddr) {
     let listener = Arc::clone(&shared.listener.borrow());
-    let prepared =
-        prepare_accepted(&stream, &listener.config).and_then(|()| stream.local_addr());
+    let prepared = prepare_accepted(&stream, &listener.config).and_then(|()| stream.local_addr());
     // An error means that the client has gone already.
     if let Ok(local) = prepared {
         connection::start(Rc::clone(worker), listener, stream, remote, local);

@@ -26,6 +26,22 @@ pub use timer::{Elapsed, Timer, Timers};
 
 use crate::{snapshot::Snapshot, upstream::pool::Pools};
 
+/// A worker's own count on the shared snapshot: streams take and leave it without touching memory
+/// that other workers touch.
+pub type SharedSnapshot = Rc<SnapshotRef>;
+
+/// A snapshot.
+#[derive(Debug)]
+pub struct SnapshotRef(Arc<Snapshot>);
+
+impl std::ops::Deref for SnapshotRef {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
+}
+
 /// What every stream of a worker can reach.
 #[derive(Debug)]
 pub struct Worker {
@@ -40,7 +56,7 @@ pub struct Worker {
     /// How long a drained connection may go on.
     pub drain_time: Duration,
     date: date::DateCache,
-    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+    snapshot: RefCell<SharedSnapshot>,
     rng: RefCell<SmallRng>,
     next_connection: Cell<u64>,
 }
@@ -56,7 +72,7 @@ impl Worker {
             timers: Timers::default(),
             drain_time,
             date: date::DateCache::default(),
-            snapshot: RefCell::new(Rc::new(snapshot)),
+            snapshot: RefCell::new(Rc::new(SnapshotRef(snapshot))),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             next_connection: Cell::new(0),
         }
@@ -64,13 +80,13 @@ impl Worker {
 
     /// The configuration of now; a stream takes it once and uses it to its end.
     #[must_use]
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> SharedSnapshot {
         Rc::clone(&self.snapshot.borrow())
     }
 
     /// Takes over a new configuration.
     fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
-        *self.snapshot.borrow_mut() = Rc::new(snapshot);
+        *self.snapshot.borrow_mut() = Rc::new(SnapshotRef(snapshot));
     }
 
     /// A number that no other connection of the process has.

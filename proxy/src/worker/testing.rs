@@ -65,7 +65,12 @@ impl TestWorker {
             snapshots: publisher.subscribe(),
             phase: phases,
         };
-        Self { registry, publisher, phase, thread: Some(spawn(1, settings).unwrap()) }
+        Self {
+            registry,
+            publisher,
+            phase,
+            thread: Some(spawn(1, settings).unwrap()),
+        }
     }
 
     /// A bootstrap with one listener whose connection manager has these further lines (indented by
@@ -133,7 +138,9 @@ static_resources:
     /// Waits for the worker's end, which `phase` must have caused.
     pub(crate) async fn ended(mut self) {
         let thread = self.thread.take().unwrap();
-        tokio::task::spawn_blocking(move || thread.join().unwrap().unwrap()).await.unwrap();
+        tokio::task::spawn_blocking(move || thread.join().unwrap().unwrap())
+            .await
+            .unwrap();
     }
 }
 

@@ -28,13 +28,18 @@ impl Timers {
     /// A timer for one task. Nothing is allocated or armed before it is first polled.
     #[must_use]
     pub fn timer(&self) -> Timer {
-        Timer { stock: self.clone(), sleep: None }
+        Timer {
+            stock: self.clone(),
+            sleep: None,
+        }
     }
 }
 
 impl fmt::Debug for Timers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Timers").field(&self.0.borrow().len()).finish()
+        f.debug_tuple("Timers")
+            .field(&self.0.borrow().len())
+            .finish()
     }
 }
 
@@ -127,10 +132,15 @@ mod tests {
         let timers = Timers::default();
         let mut timer = timers.timer();
         let start = now();
-        let first = timer.run_until(Some(start + Duration::from_secs(1)), async { 1 }).await;
+        let first = timer
+            .run_until(Some(start + Duration::from_secs(1)), async { 1 })
+            .await;
         assert_eq!(first, Ok(1));
         let late = start + Duration::from_secs(5);
-        assert_eq!(timer.run_until(Some(late), pending::<()>()).await, Err(Elapsed));
+        assert_eq!(
+            timer.run_until(Some(late), pending::<()>()).await,
+            Err(Elapsed)
+        );
         assert!(now() >= late);
     }
 
@@ -142,7 +152,10 @@ mod tests {
             let mut timer = timers.timer();
             let begin = now();
             let deadline = begin + Duration::from_secs(seconds);
-            assert_eq!(timer.run_until(Some(deadline), pending::<()>()).await, Err(Elapsed));
+            assert_eq!(
+                timer.run_until(Some(deadline), pending::<()>()).await,
+                Err(Elapsed)
+            );
             assert_eq!((now() - begin).as_secs(), seconds);
         }
         assert_eq!((now() - start).as_secs(), 20);

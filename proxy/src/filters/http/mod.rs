@@ -41,9 +41,9 @@ pub enum Flow {
     /// With the next one.
     Continue,
     /// With this answer; no later filter sees the request.
-    Reply(Box<LocalReply>),
+    Reply(LocalReply),
     /// With what the future says. Only who waits allocates.
-    Wait(LocalBoxFuture<'static, Flow>),
+    Wait(LocalBoxFuture<'static, Self>),
 }
 
 impl fmt::Debug for Flow {
@@ -61,7 +61,7 @@ impl Flow {
         loop {
             match self {
                 Self::Continue => return Ok(()),
-                Self::Reply(reply) => return Err(*reply),
+                Self::Reply(reply) => return Err(reply),
                 Self::Wait(future) => self = future.await,
             }
         }
@@ -154,7 +154,10 @@ impl Chain {
     /// A new chain.
     #[must_use]
     pub fn new(factories: &Factories) -> Self {
-        Self { filters: factories.configs.iter().filter_map(Filter::new).collect(), entered: 0 }
+        Self {
+            filters: factories.configs.iter().filter_map(Filter::new).collect(),
+            entered: 0,
+        }
     }
 
     /// Passes the request's head through the filters in order.
