@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 pub enum Status {
     /// A set value is refused with its path.
     Rejected,
+    /// Some values are refused; which are not.
+    Partly(&'static str),
     /// Accepted; nothing that a user could see depends on it, for this reason.
     NoEffect(&'static str),
 }

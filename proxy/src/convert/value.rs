@@ -136,6 +136,7 @@ impl Cx<'_> {
     #[must_use]
     pub fn address(&self, address: Address) -> Option<HostPort> {
         self.converts::<Address>();
+        self.refuses::<Address>(&["pipe", "envoy_internal_address"]);
         let Address { address } = address;
         let (field, other) = match address {
             Some(address::Address::SocketAddress(address)) => {
@@ -153,6 +154,7 @@ impl Cx<'_> {
 
     fn socket_address(&self, address: SocketAddress) -> Option<HostPort> {
         self.converts::<SocketAddress>();
+        self.refuses::<SocketAddress>(&["named_port"]);
         let SocketAddress {
             protocol,
             address,
@@ -242,6 +244,7 @@ impl Cx<'_> {
     #[must_use]
     pub fn inline_data(&self, source: DataSource) -> Option<bytes::Bytes> {
         self.converts::<DataSource>();
+        self.refuses::<DataSource>(&["filename", "environment_variable"]);
         let DataSource {
             watched_directory,
             specifier,

@@ -164,8 +164,7 @@ impl Listeners {
                     && !inline_clusters(&active.config).any(|name| clusters.is_warming(&name))
             });
             if is_ready {
-                if let Some((_, old)) = std::mem::replace(&mut entry.active, entry.warming.take())
-                {
+                if let Some((_, old)) = std::mem::replace(&mut entry.active, entry.warming.take()) {
                     self.retired.push(Arc::downgrade(&old));
                 }
                 changed = true;

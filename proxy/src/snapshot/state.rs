@@ -52,7 +52,7 @@ pub trait Host {
     /// When an address can't be bound, or its inline routes can't be compiled.
     fn activate(
         &mut self,
-        config: Arc<crate::config::listener::Listener>,
+        config: Arc<Listener>,
         previous: Option<&Arc<Active>>,
     ) -> Result<Arc<Active>, String>;
 
@@ -305,7 +305,9 @@ impl State {
         for chain in &config.filter_chains {
             let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
             match &manager.routes {
-                RouteSource::Rds { source, .. } => self.check_source("rds.config_source", source)?,
+                RouteSource::Rds { source, .. } => {
+                    self.check_source("rds.config_source", source)?
+                }
                 RouteSource::Inline(routes) if routes.validate_clusters => {
                     let missing = routes.unknown_clusters(&|name| self.clusters.exists(name));
                     if !missing.is_empty() {

@@ -36,7 +36,14 @@ struct Fixture {
 }
 
 impl Fixture {
+    /// A proxy that has an aggregated stream.
     fn new() -> Self {
+        Self::with(
+            "{node: {id: n, cluster: c}, static_resources: {clusters: [{name: xds}]}, dynamic_resources: {ads_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}}",
+        )
+    }
+
+    fn with(bootstrap: &str) -> Self {
         let registry = Registry::new(1);
         let mut host = FakeHost(Build {
             registry: registry.clone(),
@@ -47,7 +54,7 @@ impl Fixture {
             service_cluster: Arc::from(""),
             service_node: Arc::from(""),
         });
-        let bootstrap = load("{}", &Overrides::default()).unwrap();
+        let bootstrap = load(bootstrap, &Overrides::default()).unwrap();
         let mut state = State::new(&bootstrap, &registry, &mut host).unwrap();
         state.settle();
         Self { state, host }
@@ -57,8 +64,14 @@ impl Fixture {
     where
         M: prost::Message + Default + prost::Name,
     {
-        let added = messages.iter().map(|(name, yaml)| resource::<M>(name, yaml)).collect();
-        let removed = removed.iter().map(|name| Arc::from(*name)).collect::<Vec<_>>();
+        let added = messages
+            .iter()
+            .map(|(name, yaml)| resource::<M>(name, yaml))
+            .collect();
+        let removed = removed
+            .iter()
+            .map(|name| Arc::from(*name))
+            .collect::<Vec<_>>();
         self.state.update(kind, added, &removed, &mut self.host)
     }
 
@@ -73,7 +86,10 @@ fn resource<M: prost::Message + Default + prost::Name>(name: &str, yaml: &str) -
     Resource {
         name: Arc::from(name),
         version: Arc::from("1"),
-        body: Any { type_url: M::type_url(), value: message.encode_to_vec() },
+        body: Any {
+            type_url: M::type_url(),
+            value: message.encode_to_vec(),
+        },
         origin: Origin::Dynamic,
         updated: SystemTime::now(),
     }
@@ -93,10 +109,17 @@ const LISTENER: &str = r#"{name: l, address: {socket_address: {address: 127.0.0.
 #[test]
 fn cluster_serves_when_its_endpoints_are_there() {
     let mut fixture = Fixture::new();
-    assert!(fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]).is_empty());
+    assert!(
+        fixture
+            .send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[])
+            .is_empty()
+    );
     assert!(fixture.state.settle().is_none(), "nothing is warm yet");
     let wanted = fixture.state.wanted(Kind::Endpoints);
-    assert_eq!(wanted.iter().map(|(_, name)| &**name).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(
+        wanted.iter().map(|(_, name)| &**name).collect::<Vec<_>>(),
+        ["a"]
+    );
     fixture.send::<Eds>(Kind::Endpoints, &[("a", ENDPOINTS)], &[]);
     let snapshot = fixture.settled();
     assert_eq!(snapshot.cluster("a").unwrap().hosts.load().hosts.len(), 1);
@@ -109,7 +132,10 @@ fn route_waits_for_its_cluster_and_listener_for_its_route() {
     fixture.send::<Lds>(Kind::Listener, &[("l", LISTENER)], &[]);
     assert!(fixture.state.settle().is_none());
     fixture.send::<Rds>(Kind::Route, &[("r", ROUTES)], &[]);
-    assert!(fixture.state.settle().is_none(), "the route's cluster is not warm");
+    assert!(
+        fixture.state.settle().is_none(),
+        "the route's cluster is not warm"
+    );
     fixture.send::<Eds>(Kind::Endpoints, &[("a", ENDPOINTS)], &[]);
     let snapshot = fixture.settled();
     assert!(snapshot.routes.contains_key("r"));
@@ -136,8 +162,7 @@ fn refused_resource_keeps_its_last_good_version_and_its_neighbours_pass() {
     fixture.send::<Cds>(Kind::Cluster, &[("a", good)], &[]);
     fixture.settled();
     let bad = "{name: a, connect_timeout: 1s, lb_policy: MAGLEV}";
-    let rejections =
-        fixture.send::<Cds>(Kind::Cluster, &[("a", bad), ("b", "{name: b}")], &[]);
+    let rejections = fixture.send::<Cds>(Kind::Cluster, &[("a", bad), ("b", "{name: b}")], &[]);
     assert_eq!(rejections.len(), 1);
     assert_eq!(&*rejections[0].name, "a");
     assert_eq!(rejections[0].errors[0].path, "lb_policy");
@@ -177,9 +202,403 @@ fn removed_listener_ends_its_routes() {
 fn second_listener_on_an_address_is_refused() {
     let mut fixture = Fixture::new();
     let at = |name: &str| {
-        LISTENER.replace("name: l,", &format!("name: {name},")).replace("port_value: 0", "port_value: 39999")
+        LISTENER
+            .replace("name: l,", &format!("name: {name},"))
+            .replace("port_value: 0", "port_value: 39999")
     };
     fixture.send::<Lds>(Kind::Listener, &[("one", &at("one"))], &[]);
     let rejections = fixture.send::<Lds>(Kind::Listener, &[("two", &at("two"))], &[]);
-    assert!(rejections[0].to_string().contains("duplicate address"), "{}", rejections[0]);
+    assert!(
+        rejections[0].to_string().contains("duplicate address"),
+        "{}",
+        rejections[0]
+    );
+}
+
+#[test]
+fn changed_cluster_is_replaced_by_the_last_version_only() {
+    let mut fixture = Fixture::new();
+    fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]);
+    fixture.send::<Eds>(Kind::Endpoints, &[("a", ENDPOINTS)], &[]);
+    let first = fixture.settled();
+    // Another service: its endpoints are not known, so this version warms.
+    let to = |service: &str| {
+        EDS_CLUSTER.replace(
+            "eds_cluster_config: {",
+            &format!("eds_cluster_config: {{service_name: {service}, "),
+        )
+    };
+    fixture.send::<Cds>(Kind::Cluster, &[("a", &to("s1"))], &[]);
+    assert!(fixture.state.settle().is_none());
+    fixture.send::<Cds>(Kind::Cluster, &[("a", &to("s2"))], &[]);
+    assert!(fixture.state.settle().is_none());
+    // Late endpoints of the version that is no more change nothing.
+    fixture.send::<Eds>(
+        Kind::Endpoints,
+        &[(
+            "s1",
+            &ENDPOINTS.replace("cluster_name: a", "cluster_name: s1"),
+        )],
+        &[],
+    );
+    assert!(fixture.state.settle().is_none());
+    assert!(
+        first.cluster("a").is_some(),
+        "the last good version serves meanwhile"
+    );
+    fixture.send::<Eds>(
+        Kind::Endpoints,
+        &[(
+            "s2",
+            &ENDPOINTS.replace("cluster_name: a", "cluster_name: s2"),
+        )],
+        &[],
+    );
+    let snapshot = fixture.settled();
+    assert_eq!(snapshot.cluster("a").unwrap().hosts.load().hosts.len(), 1);
+    assert!(!fixture.state.is_warming());
+}
+
+#[test]
+fn cluster_added_after_its_service_was_given_up_does_not_wait() {
+    let mut fixture = Fixture::new();
+    fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]);
+    fixture.state.give_up(Kind::Endpoints, "a");
+    fixture.settled();
+    let other = EDS_CLUSTER.replace("name: a", "name: b").replace(
+        "eds_cluster_config: {",
+        "eds_cluster_config: {service_name: a, ",
+    );
+    fixture.send::<Cds>(Kind::Cluster, &[("b", &other)], &[]);
+    assert!(fixture.settled().cluster("b").is_some());
+}
+
+#[test]
+fn removed_endpoints_and_routes_stay_in_use_and_end_a_wait() {
+    let mut fixture = Fixture::new();
+    fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]);
+    fixture.send::<Eds>(Kind::Endpoints, &[("a", ENDPOINTS)], &[]);
+    fixture.send::<Lds>(Kind::Listener, &[("l", LISTENER)], &[]);
+    fixture.send::<Rds>(Kind::Route, &[("r", ROUTES)], &[]);
+    let before = fixture.settled();
+    fixture.send::<Eds>(Kind::Endpoints, &[], &["a"]);
+    fixture.send::<Rds>(Kind::Route, &[], &["r"]);
+    assert!(fixture.state.settle().is_none());
+    assert_eq!(before.cluster("a").unwrap().hosts.load().hosts.len(), 1);
+    // Of a name that never came, a removal says that it does not exist.
+    fixture.send::<Cds>(
+        Kind::Cluster,
+        &[("n", &EDS_CLUSTER.replace("name: a", "name: n"))],
+        &[],
+    );
+    assert!(fixture.state.settle().is_none());
+    fixture.send::<Eds>(Kind::Endpoints, &[], &["n"]);
+    assert!(fixture.settled().cluster("n").is_some());
+}
+
+#[test]
+fn inline_routes_wait_for_their_clusters_and_must_know_them() {
+    let mut fixture = Fixture::new();
+    let inline = LISTENER.replace(
+        "rds: {route_config_name: r, config_source: {ads: {}, resource_api_version: V3}}",
+        &format!("route_config: {ROUTES}"),
+    );
+    let rejections = fixture.send::<Lds>(Kind::Listener, &[("l", &inline)], &[]);
+    assert_eq!(
+        rejections[0].errors[0].to_string(),
+        "route_config.virtual_hosts[0].routes[0].route.cluster: route: unknown cluster 'a'"
+    );
+    fixture.state.settle();
+    fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]);
+    assert!(
+        fixture
+            .send::<Lds>(Kind::Listener, &[("l", &inline)], &[])
+            .is_empty()
+    );
+    assert!(fixture.state.settle().is_none(), "the cluster warms");
+    fixture.send::<Eds>(Kind::Endpoints, &[("a", ENDPOINTS)], &[]);
+    assert_eq!(fixture.settled().listeners.len(), 1);
+}
+
+#[test]
+fn draining_connections_keep_their_routes() {
+    let mut fixture = Fixture::new();
+    fixture.send::<Lds>(Kind::Listener, &[("l", LISTENER)], &[]);
+    fixture.send::<Rds>(Kind::Route, &[("r", ROUTES)], &[]);
+    let serving = fixture.settled();
+    fixture.send::<Lds>(Kind::Listener, &[], &["l"]);
+    let draining = fixture.settled();
+    assert!(draining.listeners.is_empty());
+    assert!(
+        draining.routes.contains_key("r"),
+        "`serving` stands for a connection that drains"
+    );
+    drop((serving, draining));
+    fixture.send::<Cds>(Kind::Cluster, &[("b", "{name: b}")], &[]);
+    assert!(fixture.settled().routes.is_empty());
+}
+
+#[test]
+fn listener_that_takes_anothers_address_in_one_update_takes_its_sockets() {
+    let mut fixture = Fixture::new();
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let at = |name: &str| {
+        LISTENER
+            .replace("name: l,", &format!("name: {name},"))
+            .replace("port_value: 0", &format!("port_value: {port}"))
+    };
+    assert!(
+        fixture
+            .send::<Lds>(Kind::Listener, &[("one", &at("one"))], &[])
+            .is_empty()
+    );
+    fixture.send::<Rds>(Kind::Route, &[("r", ROUTES)], &[]);
+    let before = fixture.settled();
+    let rejections = fixture.send::<Lds>(Kind::Listener, &[("two", &at("two"))], &["one"]);
+    assert!(rejections.is_empty(), "{rejections:?}");
+    let after = fixture.settled();
+    assert_eq!(&*after.listeners[0].config.name, "two");
+    assert!(Arc::ptr_eq(
+        &before.listeners[0].sockets[0],
+        &after.listeners[0].sockets[0]
+    ));
+}
+
+#[test]
+fn static_names_are_not_taken_even_while_they_warm() {
+    let mut fixture = Fixture::with(
+        "{node: {id: n, cluster: c}, static_resources: {clusters: [{name: xds}, {name: s, type: EDS, eds_cluster_config: {eds_config: {ads: {}, resource_api_version: V3}}}]}, dynamic_resources: {ads_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}}",
+    );
+    for name in ["s", "xds"] {
+        let rejections =
+            fixture.send::<Cds>(Kind::Cluster, &[(name, &format!("{{name: {name}}}"))], &[]);
+        assert!(
+            rejections[0]
+                .to_string()
+                .contains("a static cluster has this name")
+        );
+    }
+    fixture.send::<Cds>(Kind::Cluster, &[], &["s"]);
+    assert!(fixture.state.static_cluster("s").is_some());
+}
+
+#[test]
+fn one_name_from_two_sources_is_refused() {
+    let mut fixture = Fixture::new();
+    let path = "{path_config_source: {path: /nowhere/x.yaml}, resource_api_version: V3}";
+    let ads = "{ads: {}, resource_api_version: V3}";
+    fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]);
+    let other = EDS_CLUSTER.replace("name: a", "name: b").replace(
+        &format!("eds_config: {ads}"),
+        &format!("service_name: a, eds_config: {path}"),
+    );
+    let rejections = fixture.send::<Cds>(Kind::Cluster, &[("b", &other)], &[]);
+    assert!(
+        rejections[0]
+            .to_string()
+            .contains("EDS service 'a' comes from another source"),
+        "{rejections:?}"
+    );
+    fixture.send::<Lds>(Kind::Listener, &[("l", LISTENER)], &[]);
+    let other = LISTENER.replace("name: l,", "name: m,").replace(
+        &format!("config_source: {ads}"),
+        &format!("config_source: {path}"),
+    );
+    let rejections = fixture.send::<Lds>(Kind::Listener, &[("m", &other)], &[]);
+    assert!(
+        rejections[0]
+            .to_string()
+            .contains("route configuration 'r' comes from another source"),
+        "{rejections:?}"
+    );
+}
+
+#[test]
+fn ads_source_without_a_stream_is_refused() {
+    let mut fixture = Fixture::with("{}");
+    let rejections = fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]);
+    assert_eq!(
+        rejections[0].errors[0].path,
+        "eds_cluster_config.eds_config"
+    );
+    let rejections = fixture.send::<Lds>(Kind::Listener, &[("l", LISTENER)], &[]);
+    assert_eq!(rejections[0].errors[0].path, "rds.config_source");
+}
+
+#[test]
+fn resource_goes_by_the_name_of_its_content() {
+    let mut fixture = Fixture::new();
+    let rejections = fixture.send::<Cds>(Kind::Cluster, &[("x", "{name: y}")], &[]);
+    assert!(rejections[0].to_string().contains("its content says `y`"));
+}
+
+mod properties {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{
+        http_connection_manager::RouteSource,
+        listener::NetworkFilter,
+        route::{Action, ClusterSpecifier},
+    };
+
+    /// What a management server may do next, good and bad.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Cluster { name: u8, timeout: u8, is_eds: bool },
+        BadCluster(u8),
+        Endpoints(u8),
+        GiveUp(u8),
+        Route { name: u8, cluster: u8 },
+        BadRoute(u8),
+        Listener { name: u8, route: u8 },
+        BadListener(u8),
+        RemoveListener(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..3_u8, 1..4_u8, any::<bool>()).prop_map(|(name, timeout, is_eds)| Step::Cluster { name, timeout, is_eds }),
+            1 => (0..3_u8).prop_map(Step::BadCluster),
+            3 => (0..3_u8).prop_map(Step::Endpoints),
+            1 => (0..3_u8).prop_map(Step::GiveUp),
+            4 => (0..2_u8, 0..3_u8).prop_map(|(name, cluster)| Step::Route { name, cluster }),
+            1 => (0..2_u8).prop_map(Step::BadRoute),
+            3 => (0..2_u8, 0..2_u8).prop_map(|(name, route)| Step::Listener { name, route }),
+            1 => (0..2_u8).prop_map(Step::BadListener),
+            1 => (0..2_u8).prop_map(Step::RemoveListener),
+        ]
+    }
+
+    fn apply(fixture: &mut Fixture, step: &Step) -> Vec<Rejection> {
+        match step {
+            Step::Cluster {
+                name,
+                timeout,
+                is_eds,
+            } => {
+                let yaml = if *is_eds {
+                    format!(
+                        "{{name: c{name}, connect_timeout: {timeout}s, type: EDS, eds_cluster_config: {{eds_config: {{ads: {{}}, resource_api_version: V3}}}}}}"
+                    )
+                } else {
+                    format!("{{name: c{name}, connect_timeout: {timeout}s}}")
+                };
+                fixture.send::<Cds>(Kind::Cluster, &[(&format!("c{name}"), &yaml)], &[])
+            }
+            Step::BadCluster(name) => {
+                let yaml = format!("{{name: c{name}, lb_policy: MAGLEV}}");
+                fixture.send::<Cds>(Kind::Cluster, &[(&format!("c{name}"), &yaml)], &[])
+            }
+            Step::Endpoints(name) => {
+                let yaml = ENDPOINTS.replace("cluster_name: a", &format!("cluster_name: c{name}"));
+                fixture.send::<Eds>(Kind::Endpoints, &[(&format!("c{name}"), &yaml)], &[])
+            }
+            Step::GiveUp(name) => {
+                fixture.state.give_up(Kind::Endpoints, &format!("c{name}"));
+                Vec::new()
+            }
+            Step::Route { name, cluster } => {
+                let yaml = ROUTES
+                    .replace("name: r", &format!("name: r{name}"))
+                    .replace("cluster: a", &format!("cluster: c{cluster}"));
+                fixture.send::<Rds>(Kind::Route, &[(&format!("r{name}"), &yaml)], &[])
+            }
+            Step::BadRoute(name) => {
+                let yaml =
+                    format!("{{name: r{name}, virtual_hosts: [{{name: v, domains: ['*', '*']}}]}}");
+                fixture.send::<Rds>(Kind::Route, &[(&format!("r{name}"), &yaml)], &[])
+            }
+            Step::Listener { name, route } => {
+                let yaml = LISTENER
+                    .replace("name: l,", &format!("name: l{name},"))
+                    .replace(
+                        "route_config_name: r,",
+                        &format!("route_config_name: r{route},"),
+                    );
+                fixture.send::<Lds>(Kind::Listener, &[(&format!("l{name}"), &yaml)], &[])
+            }
+            Step::BadListener(name) => {
+                let yaml =
+                    LISTENER.replace("name: l,", &format!("name: l{name}, bind_to_port: false,"));
+                fixture.send::<Lds>(Kind::Listener, &[(&format!("l{name}"), &yaml)], &[])
+            }
+            Step::RemoveListener(name) => {
+                fixture.send::<Lds>(Kind::Listener, &[], &[&format!("l{name}")])
+            }
+        }
+    }
+
+    /// The clusters that the tables of a snapshot name, by table.
+    fn named(snapshot: &Snapshot) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut named = Vec::new();
+        for (name, table) in &snapshot.routes {
+            for route in table
+                .config
+                .virtual_hosts
+                .iter()
+                .flat_map(|host| &host.routes)
+            {
+                if let Action::Forward(forward) = &route.action
+                    && let ClusterSpecifier::Cluster(cluster) = &forward.cluster
+                {
+                    named.push((Arc::clone(name), Arc::clone(cluster)));
+                }
+            }
+        }
+        named
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+        #[test]
+        fn snapshots_keep_the_invariants(steps in prop::collection::vec(step(), 1..40)) {
+            let mut fixture = Fixture::new();
+            let mut last = Snapshot::default();
+            let mut known = BTreeSet::new();
+            for step in &steps {
+                let rejections = apply(&mut fixture, step);
+                let is_bad = matches!(step, Step::BadCluster(_) | Step::BadRoute(_) | Step::BadListener(_));
+                prop_assert_eq!(!rejections.is_empty(), is_bad, "{:?}: {:?}", step, rejections);
+                let before = known.clone();
+                if let Step::Cluster { name, .. } = step {
+                    known.insert(format!("c{name}"));
+                }
+                let Some(next) = fixture.state.settle() else { continue };
+                // No cluster is ever removed here, so none that served may be missing.
+                for name in last.clusters.keys() {
+                    prop_assert!(next.clusters.contains_key(name), "lost cluster {}", name);
+                }
+                // A table that is new names no cluster that is known and not warm.
+                let old = named(&last);
+                for (table, cluster) in named(&next) {
+                    let is_new = !old.contains(&(Arc::clone(&table), Arc::clone(&cluster)));
+                    prop_assert!(
+                        !is_new || next.clusters.contains_key(&cluster) || !before.contains(&*cluster),
+                        "table {} names {}, which warms", table, cluster
+                    );
+                }
+                for listener in &next.listeners {
+                    let NetworkFilter::HttpConnectionManager(manager) = &listener.config.filter_chains[0].filter;
+                    let RouteSource::Rds { name, .. } = &manager.routes else { panic!("by RDS") };
+                    prop_assert!(next.routes.contains_key(name), "listener without routes");
+                }
+                // What served stays until something good takes its place or the server takes it away.
+                for listener in &last.listeners {
+                    let is_gone = matches!(step, Step::RemoveListener(name) if *listener.config.name == *format!("l{name}"));
+                    let is_there = next.listeners.iter().any(|one| one.config.name == listener.config.name);
+                    prop_assert!(is_there || is_gone, "lost listener {}", listener.config.name);
+                }
+                last = next;
+            }
+        }
+    }
 }

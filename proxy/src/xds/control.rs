@@ -259,8 +259,9 @@ impl<H: Host> Control<H> {
                     // A server may send more than was asked for, such as what comes from a file here.
                     .filter(|resource| match kind {
                         Kind::Cluster | Kind::Listener => true,
-                        Kind::Endpoints | Kind::Route => subscribed
-                            .is_some_and(|names| names.contains(resource.name.as_str())),
+                        Kind::Endpoints | Kind::Route => {
+                            subscribed.is_some_and(|names| names.contains(resource.name.as_str()))
+                        }
                     })
                     .map(|resource| Resource {
                         name: Arc::from(resource.name),

@@ -132,21 +132,19 @@ impl Files {
 
     fn file(&mut self, source: &PathSource) -> &mut File {
         let sender = &self.sender;
-        self.entries
-            .entry(source.path.clone())
-            .or_insert_with(|| {
-                let mut file = File {
-                    source: source.clone(),
-                    wanted: BTreeMap::new(),
-                    watch: None,
-                    bytes: None,
-                    resources: None,
-                    complaint: None,
-                    is_retrying: false,
-                };
-                file.read(sender);
-                file
-            })
+        self.entries.entry(source.path.clone()).or_insert_with(|| {
+            let mut file = File {
+                source: source.clone(),
+                wanted: BTreeMap::new(),
+                watch: None,
+                bytes: None,
+                resources: None,
+                complaint: None,
+                is_retrying: false,
+            };
+            file.read(sender);
+            file
+        })
     }
 }
 
@@ -307,7 +305,9 @@ mod tests {
         let path = folder.join("cds.yaml");
         std::fs::write(&path, response(CLUSTER, &["a", "b"])).unwrap();
         let mut files = Files::new();
-        let first = files.want_all(Kind::Cluster, &source(path.clone())).unwrap();
+        let first = files
+            .want_all(Kind::Cluster, &source(path.clone()))
+            .unwrap();
         assert_eq!(names(&first), ["a", "b"]);
         let next_path = folder.join("next");
         std::fs::write(&next_path, response(CLUSTER, &["b", "c"])).unwrap();
@@ -345,7 +345,11 @@ mod tests {
         let folder = folder("later");
         let path = folder.join("inner").join("cds.yaml");
         let mut files = Files::new();
-        assert!(files.want_all(Kind::Cluster, &source(path.clone())).is_none());
+        assert!(
+            files
+                .want_all(Kind::Cluster, &source(path.clone()))
+                .is_none()
+        );
         std::fs::create_dir(folder.join("inner")).unwrap();
         std::fs::write(&path, response(CLUSTER, &["a"])).unwrap();
         assert_eq!(names(&next(&mut files).await), ["a"]);
@@ -358,7 +362,9 @@ mod tests {
         let path = folder.join("cds.yaml");
         std::fs::write(&path, response(CLUSTER, &["a"])).unwrap();
         let mut files = Files::new();
-        files.want_all(Kind::Cluster, &source(path.clone())).unwrap();
+        files
+            .want_all(Kind::Cluster, &source(path.clone()))
+            .unwrap();
         for broken in ["", "resources: [", "{nonsense: 1}"] {
             std::fs::write(&path, broken).unwrap();
             let file = files.entries.get_mut(&path).unwrap();

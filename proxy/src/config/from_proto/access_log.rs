@@ -35,6 +35,10 @@ pub(super) fn access_logs(cx: &Cx<'_>, logs: Vec<Proto>) -> Vec<AccessLog> {
 
 fn access_log(cx: &Cx<'_>, log: Proto) -> Option<AccessLog> {
     cx.converts::<Proto>();
+    cx.partly::<Proto>(
+        "typed_config",
+        "FileAccessLog, StdoutAccessLog, StderrAccessLog",
+    );
     let Proto {
         name,
         filter,
@@ -84,6 +88,7 @@ fn access_log(cx: &Cx<'_>, log: Proto) -> Option<AccessLog> {
 
 fn file(cx: &Cx<'_>, log: FileAccessLog) -> Option<(Sink, LogFormat)> {
     cx.converts::<FileAccessLog>();
+    cx.refuses::<FileAccessLog>(&["json_format"]);
     let FileAccessLog {
         path,
         access_log_format,

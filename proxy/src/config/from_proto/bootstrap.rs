@@ -139,6 +139,7 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
     } = static_resources.unwrap_or_default();
     unsupported!(at, StaticResources, [secrets]);
     let clusters_cx = at.field("clusters");
+    let names = clusters.iter().map(|one| one.name.clone()).collect();
     let clusters = clusters
         .into_iter()
         .enumerate()
@@ -169,7 +170,15 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
     check_names(&listeners_cx, listeners.iter().map(|(i, l)| (*i, &l.name)));
     check_addresses(&listeners_cx, &listeners);
     let node = node.unwrap_or_default();
-    check_references(cx, &node, &clusters, &listeners, &default_only, &dynamic);
+    check_references(
+        cx,
+        &node,
+        &names,
+        &clusters,
+        &listeners,
+        &default_only,
+        &dynamic,
+    );
     let admin = admin.and_then(|proto| admin_of(&cx.field("admin"), proto));
     Some(Bootstrap {
         node: Node {
@@ -309,12 +318,14 @@ fn check_addresses(cx: &Cx<'_>, listeners: &[(usize, Listener)]) {
 fn check_references(
     cx: &Cx<'_>,
     node: &NodeProto,
+    names: &BTreeSet<String>,
     clusters: &[(usize, Cluster)],
     listeners: &[(usize, Listener)],
     default_only: &BTreeSet<usize>,
     dynamic: &Dynamic,
 ) {
-    let has_cluster = |name: &str| clusters.iter().any(|(_, one)| &*one.name == name);
+    // A cluster that is itself refused is no unknown one besides.
+    let has_cluster = |name: &str| names.contains(name);
     let needs_ads = |source: &ConfigSource| dynamic.ads.is_none() && source.kind == SourceKind::Ads;
     let missing = "names ads, but dynamic_resources.ads_config is not set";
     let at = cx.field("dynamic_resources");
@@ -324,9 +335,9 @@ fn check_references(
         }
     }
     let is_eds = |name: &str| {
-        clusters.iter().any(|(_, one)| {
-            &*one.name == name && matches!(one.discovery, Discovery::Eds { .. })
-        })
+        clusters
+            .iter()
+            .any(|(_, one)| &*one.name == name && matches!(one.discovery, Discovery::Eds { .. }))
     };
     if let Some(ads) = &dynamic.ads {
         if node.id.is_empty() || node.cluster.is_empty() {
@@ -426,12 +437,7 @@ fn admin_of(cx: &Cx<'_>, admin: AdminProto) -> Option<Admin> {
         "there is no global connection limit, which is refused",
         [ignore_global_conn_limit]
     );
-    no_effect!(
-        cx,
-        AdminProto,
-        "deprecated; `/dev/null` is the only value that generated configurations use",
-        [access_log_path]
-    );
+    cx.partly::<AdminProto>("access_log_path", "`/dev/null`");
     if !matches!(access_log_path.as_str(), "" | "/dev/null") {
         cx.field("access_log_path").error("not supported");
     }

@@ -46,6 +46,18 @@ const PANIC_THRESHOLD: f64 = 50.0;
 )]
 pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
     cx.converts::<Proto>();
+    cx.refuses::<Proto>(&[
+        "cluster_type",
+        "ring_hash_lb_config",
+        "maglev_lb_config",
+        "original_dst_lb_config",
+    ]);
+    cx.partly::<Proto>("type", "STATIC, STRICT_DNS, EDS");
+    cx.partly::<Proto>("lb_policy", "ROUND_ROBIN, LEAST_REQUEST, RANDOM");
+    cx.partly::<Proto>(
+        "typed_extension_protocol_options",
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    );
     #[expect(deprecated, reason = "named to be refused or carried over")]
     let Proto {
         transport_socket_matches,
@@ -359,6 +371,7 @@ pub fn check_numeric(cx: &Cx<'_>, assignment: &LoadAssignment) {
 /// A transport socket that is none: raw buffers are the default. Others are refused.
 pub(super) fn plain_socket(cx: &Cx<'_>, socket: Option<TransportSocket>) {
     cx.converts::<TransportSocket>();
+    cx.partly::<TransportSocket>("typed_config", "RawBuffer");
     let Some(TransportSocket { name, config_type }) = socket else {
         return;
     };
@@ -380,6 +393,7 @@ pub(super) fn plain_socket(cx: &Cx<'_>, socket: Option<TransportSocket>) {
 
 fn common_lb(cx: &Cx<'_>, config: Option<CommonLbConfig>) -> f64 {
     cx.converts::<CommonLbConfig>();
+    cx.refuses::<CommonLbConfig>(&["locality_weighted_lb_config"]);
     let CommonLbConfig {
         healthy_panic_threshold,
         update_merge_window,

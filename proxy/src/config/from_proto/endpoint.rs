@@ -137,6 +137,7 @@ fn locality_endpoints(cx: &Cx<'_>, locality: LocalityLbEndpoints) -> Option<Loca
 
 fn endpoint(cx: &Cx<'_>, proto: LbEndpoint) -> Option<Endpoint> {
     cx.converts::<LbEndpoint>();
+    cx.refuses::<LbEndpoint>(&["endpoint_name"]);
     let LbEndpoint {
         health_status,
         metadata,

@@ -45,6 +45,8 @@ const DELAYED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 )]
 pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpConnectionManager> {
     cx.converts::<Proto>();
+    cx.refuses::<Proto>(&["scoped_routes"]);
+    cx.partly::<Proto>("codec_type", "AUTO, HTTP1, HTTP2");
     #[expect(deprecated, reason = "named to be refused")]
     let Proto {
         codec_type,
@@ -365,6 +367,8 @@ fn http_filters_of(cx: &Cx<'_>, filters: Vec<FilterProto>) -> (Vec<HttpFilter>, 
     for (index, filter) in filters.into_iter().enumerate() {
         let cx = cx.index(index);
         cx.converts::<FilterProto>();
+        cx.refuses::<FilterProto>(&["config_discovery"]);
+        cx.partly::<FilterProto>("typed_config", "Router");
         let FilterProto {
             name,
             is_optional,

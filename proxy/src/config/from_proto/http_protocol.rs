@@ -143,6 +143,7 @@ pub(super) fn http1(cx: &Cx<'_>, options: Option<Http1ProtocolOptions>) -> Http1
 
 fn header_case(cx: &Cx<'_>, format: HeaderKeyFormat) -> HeaderCase {
     cx.converts::<HeaderKeyFormat>();
+    cx.refuses::<HeaderKeyFormat>(&["stateful_formatter"]);
     match format.header_format {
         Some(HeaderFormat::ProperCaseWords(_)) => HeaderCase::ProperCase,
         Some(HeaderFormat::StatefulFormatter(config)) => {
@@ -347,6 +348,7 @@ fn with_common(protocol: UpstreamProtocol, common: &Common) -> Upstream {
 
 fn typed_upstream(cx: &Cx<'_>, options: UpstreamOptions) -> Option<Upstream> {
     cx.converts::<UpstreamOptions>();
+    cx.refuses::<UpstreamOptions>(&["auto_config"]);
     let UpstreamOptions {
         common_http_protocol_options,
         upstream_http_protocol_options,
@@ -409,6 +411,7 @@ fn typed_upstream(cx: &Cx<'_>, options: UpstreamOptions) -> Option<Upstream> {
 
 fn explicit(cx: &Cx<'_>, config: ExplicitHttpConfig) -> Option<UpstreamProtocol> {
     cx.converts::<ExplicitHttpConfig>();
+    cx.refuses::<ExplicitHttpConfig>(&["http3_protocol_options"]);
     match config.protocol_config {
         Some(ProtocolConfig::HttpProtocolOptions(options)) => Some(UpstreamProtocol::Http1(http1(
             &cx.field("http_protocol_options"),

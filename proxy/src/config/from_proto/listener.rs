@@ -34,6 +34,8 @@ const BUFFER_LIMIT: u32 = 1024 * 1024;
 )]
 pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
     cx.converts::<Proto>();
+    cx.partly::<Proto>("filter_chains", "one, or none with default_filter_chain");
+    cx.partly::<Proto>("default_filter_chain", "without filter_chains");
     #[expect(deprecated, reason = "named to be refused")]
     let Proto {
         name,
@@ -203,6 +205,7 @@ fn filter_chains_of(
 
 fn filter_chain(cx: &Cx<'_>, chain: ChainProto) -> Option<FilterChain> {
     cx.converts::<ChainProto>();
+    cx.partly::<ChainProto>("filters", "exactly one");
     #[expect(deprecated, reason = "named to be refused")]
     let ChainProto {
         filter_chain_match,
@@ -216,11 +219,7 @@ fn filter_chain(cx: &Cx<'_>, chain: ChainProto) -> Option<FilterChain> {
     // An empty match matches everything.
     let filter_chain_match =
         filter_chain_match.filter(|matches| *matches != FilterChainMatch::default());
-    unsupported!(
-        cx,
-        ChainProto,
-        [filter_chain_match, use_proxy_proto]
-    );
+    unsupported!(cx, ChainProto, [filter_chain_match, use_proxy_proto]);
     cluster::plain_socket(&cx.field("transport_socket"), transport_socket);
     no_effect!(
         cx,
@@ -261,6 +260,8 @@ fn filter_chain(cx: &Cx<'_>, chain: ChainProto) -> Option<FilterChain> {
 
 fn network_filter(cx: &Cx<'_>, filter: Filter) -> Option<NetworkFilter> {
     cx.converts::<Filter>();
+    cx.refuses::<Filter>(&["config_discovery"]);
+    cx.partly::<Filter>("typed_config", "HttpConnectionManager");
     let Filter { name, config_type } = filter;
     if name.is_empty() {
         cx.field("name")

@@ -20,7 +20,8 @@ use outrigger_proto::{
                     LocalityConfigSpecifier as Specifier, ZoneAwareLbConfig as ZoneAware,
                 },
             },
-            least_request::v3::LeastRequest, random::v3::Random,
+            least_request::v3::LeastRequest,
+            random::v3::Random,
             round_robin::v3::RoundRobin,
         },
     },
@@ -144,6 +145,10 @@ fn extensible_policy(cx: &Cx<'_>, list: LoadBalancingPolicy) -> Option<LbPolicy>
     for (index, policy) in policies.into_iter().enumerate() {
         let cx = policies_cx.index(index);
         cx.converts::<Policy>();
+        cx.partly::<Policy>(
+            "typed_extension_config",
+            "RoundRobin, LeastRequest, Random; the first known one counts",
+        );
         let Policy {
             typed_extension_config,
         } = policy;
@@ -225,6 +230,7 @@ fn known_policy(cx: &Cx<'_>, any: &Any) -> Known {
 fn locality(cx: &Cx<'_>, config: Option<LocalityLbConfig>) {
     let cx = cx.field("locality_lb_config");
     cx.converts::<LocalityLbConfig>();
+    cx.refuses::<LocalityLbConfig>(&["locality_weighted_lb_config"]);
     let Some(LocalityLbConfig {
         locality_config_specifier,
     }) = config

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ::regex::bytes::{Regex, RegexBuilder};
 use bytes::Bytes;
 use outrigger_proto::envoy::{
     config::route::v3::{
@@ -16,7 +17,6 @@ use outrigger_proto::envoy::{
         v3::Int64Range,
     },
 };
-use ::regex::bytes::{Regex, RegexBuilder};
 
 use crate::{
     config::matcher::{
@@ -31,6 +31,7 @@ const REGEX_SIZE_LIMIT: usize = 4 * 1024 * 1024;
 
 pub(super) fn string_matcher(cx: &Cx<'_>, matcher: StringProto) -> Option<StringMatcher> {
     cx.converts::<StringProto>();
+    cx.refuses::<StringProto>(&["custom"]);
     let StringProto {
         ignore_case,
         match_pattern,

@@ -25,7 +25,7 @@ pub use cluster::{check_numeric, cluster};
 pub use endpoint::load_assignment;
 pub use listener::listener;
 pub use route::route_configuration;
-pub use support::support_table;
+pub use support::{Table, support_page, support_table};
 
 #[cfg(test)]
 mod tests;

@@ -254,7 +254,11 @@ impl Translator<'_> {
             match character {
                 ']' if !is_first => break,
                 '[' if self.rest.peek() == Some(&':') => self.posix_class()?,
-                '\\' if self.rest.peek().is_some_and(|next| "dswDSWpP".contains(*next)) => {
+                '\\' if self
+                    .rest
+                    .peek()
+                    .is_some_and(|next| "dswDSWpP".contains(*next)) =>
+                {
                     self.named_class();
                 }
                 other => self.range(other)?,
@@ -378,7 +382,12 @@ mod tests {
     #[test]
     fn perl_classes_know_ascii_only() {
         assert!(matches(r"\d+\w+\s", "12ab_ "));
-        for (pattern, text) in [(r"\d", "٣"), (r"\w", "é"), (r"\s", "\u{a0}"), (r"\s", "\u{b}")] {
+        for (pattern, text) in [
+            (r"\d", "٣"),
+            (r"\w", "é"),
+            (r"\s", "\u{a0}"),
+            (r"\s", "\u{b}"),
+        ] {
             assert!(!matches(pattern, text), "{pattern} matched {text}");
         }
         assert!(matches(r"\D\W\S", "٣éé"));

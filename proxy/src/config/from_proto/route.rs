@@ -252,6 +252,7 @@ fn route(
     index: usize,
 ) -> Option<Route> {
     cx.converts::<RouteProto>();
+    cx.refuses::<RouteProto>(&["filter_action", "non_forwarding_action"]);
     #[expect(deprecated, reason = "named to be refused or without effect")]
     let RouteProto {
         name,
@@ -364,6 +365,7 @@ fn origin(metadata: Option<&Metadata>) -> Option<String> {
 
 fn route_match(cx: &Cx<'_>, proto: MatchProto) -> Option<RouteMatch> {
     cx.converts::<MatchProto>();
+    cx.refuses::<MatchProto>(&["connect_matcher", "path_match_policy"]);
     let MatchProto {
         case_sensitive,
         runtime_fraction,

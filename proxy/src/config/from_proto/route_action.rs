@@ -33,6 +33,12 @@ const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
     cx.converts::<RouteAction>();
+    cx.refuses::<RouteAction>(&[
+        "cluster_specifier_plugin",
+        "inline_cluster_specifier_plugin",
+        "host_rewrite",
+    ]);
+    cx.partly::<RouteAction>("upgrade_configs", "entries with `enabled: false`");
     #[expect(deprecated, reason = "named to be refused or carried over")]
     let RouteAction {
         cluster_not_found_response_code,
@@ -354,6 +360,7 @@ fn host_rewrite(cx: &Cx<'_>, specifier: HostRewriteSpecifier) -> Option<HostRewr
 
 pub(super) fn redirect(cx: &Cx<'_>, action: RedirectAction) -> Option<Redirect> {
     cx.converts::<RedirectAction>();
+    cx.refuses::<RedirectAction>(&["path_rewrite"]);
     let RedirectAction {
         host_redirect,
         port_redirect,

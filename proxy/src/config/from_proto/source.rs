@@ -20,6 +20,7 @@ const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 /// A reference to discovered resources.
 pub(super) fn config_source(cx: &Cx<'_>, source: Proto) -> Option<ConfigSource> {
     cx.converts::<Proto>();
+    cx.refuses::<Proto>(&["path", "api_config_source"]);
     let Proto {
         authorities,
         initial_fetch_timeout,
@@ -98,6 +99,7 @@ fn path_source(cx: &Cx<'_>, source: PathConfigSource) -> Option<PathSource> {
 /// The stream that all `ads` sources share.
 pub(super) fn ads_config(cx: &Cx<'_>, source: ApiConfigSource) -> Option<AdsConfig> {
     cx.converts::<ApiConfigSource>();
+    cx.partly::<ApiConfigSource>("api_type", "GRPC, DELTA_GRPC");
     let ApiConfigSource {
         api_type,
         transport_api_version,
@@ -170,6 +172,7 @@ pub(super) struct EnvoyGrpcService {
 
 pub(super) fn envoy_grpc(cx: &Cx<'_>, service: GrpcService) -> Option<EnvoyGrpcService> {
     cx.converts::<GrpcService>();
+    cx.refuses::<GrpcService>(&["google_grpc"]);
     let GrpcService {
         timeout,
         initial_metadata,

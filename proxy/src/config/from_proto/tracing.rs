@@ -130,6 +130,7 @@ fn custom_tags_of(cx: &Cx<'_>, tags: Vec<TagProto>) -> Vec<CustomTag> {
 
 fn custom_tag(cx: &Cx<'_>, tag: TagProto) -> Option<CustomTag> {
     cx.converts::<TagProto>();
+    cx.refuses::<TagProto>(&["environment", "metadata", "value"]);
     let TagProto { tag, r#type } = tag;
     let tag = cx.non_empty("tag", &tag);
     let value = match r#type {
@@ -168,6 +169,7 @@ fn custom_tag(cx: &Cx<'_>, tag: TagProto) -> Option<CustomTag> {
 
 fn provider_of(cx: &Cx<'_>, provider: Http) -> Option<OpenTelemetry> {
     cx.converts::<Http>();
+    cx.partly::<Http>("typed_config", "OpenTelemetryConfig");
     let Http { name, config_type } = provider;
     no_effect!(cx, Http, "names the provider only", [name]);
     if name.is_empty() {
@@ -272,8 +274,7 @@ fn http_service_of(cx: &Cx<'_>, service: HttpService) -> Option<Exporter> {
         // There is nothing yet to append to: every way to add a header is the same.
         let _ = append_action;
         if append.is_some() {
-            at.field("append")
-                .error("not supported; use append_action");
+            at.field("append").error("not supported; use append_action");
         }
         if keep_empty_value {
             at.field("keep_empty_value").error("not supported here");
