@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -179,6 +180,8 @@ func (e *events) asked(stream int64, nonce string, failed *status.Status, line e
 	switch {
 	case failed != nil:
 		line.Event, line.Error = "nack", failed.Message
+		// In the state of the world, the library sends the same again at once, without end.
+		defer time.Sleep(50 * time.Millisecond)
 	case nonce != "":
 		line.Event = "ack"
 	default:
