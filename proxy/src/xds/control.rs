@@ -74,6 +74,9 @@ impl Handle {
     }
 }
 
+/// A resource that did not come in time.
+type Late = (Kind, Arc<str>);
+
 /// The loop and what it owns.
 #[derive(Debug)]
 pub struct Control<H> {
@@ -87,10 +90,7 @@ pub struct Control<H> {
     subscribed: BTreeMap<Kind, BTreeSet<Arc<str>>>,
     files: Files,
     /// Names wanted from files whose first answer is late.
-    expired: (
-        mpsc::UnboundedSender<(Kind, Arc<str>)>,
-        mpsc::UnboundedReceiver<(Kind, Arc<str>)>,
-    ),
+    expired: (mpsc::UnboundedSender<Late>, mpsc::UnboundedReceiver<Late>),
     commands: mpsc::UnboundedReceiver<Command>,
     progress: watch::Sender<Progress>,
     cds_answered: bool,

@@ -286,7 +286,7 @@ impl Translator<'_> {
     fn unicode_class_name(&mut self, letter: char) {
         self.unicode_class(letter);
         if self.out.ends_with('{') {
-            while let Some(character) = self.rest.next() {
+            for character in self.rest.by_ref() {
                 self.out.push(character);
                 if character == '}' {
                     break;
