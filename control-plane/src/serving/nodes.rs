@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::SystemTime};
 
 use outrigger_mesh::scope::Node;
-use outrigger_xds::server::{Resources, Snapshot, TypeState, grpc::StreamInfo};
+use outrigger_xds::{
+    TypeUrl,
+    server::{Resources, Snapshot, TypeState, grpc::StreamInfo},
+};
 use tokio::sync::watch;
 
 use super::cache::{Generation, Key};
@@ -104,6 +107,27 @@ impl Entry {
         Turn::Wait
     }
 
+    /// Whether it has asked for every type that its node has use for. A stream that has just begun has
+    /// all that it asked for so far, which is not all.
+    fn asks_for_all(&self, types: &[TypeState]) -> bool {
+        let asks = |wanted: &TypeUrl| types.iter().any(|state| state.type_url == *wanted);
+        let metadata = &self.node.metadata;
+        if metadata.outbound.is_none() && metadata.inbound.is_empty() {
+            // Not a sidecar: whatever it asks for.
+            return !types.is_empty();
+        }
+        let Some(target) = &self.target else {
+            return false;
+        };
+        target.types().all(|(type_url, resources)| {
+            let needs = match type_url {
+                TypeUrl::Route => metadata.outbound.is_some(),
+                _ => !resources.is_empty(),
+            };
+            !needs || asks(type_url)
+        })
+    }
+
     /// What it refuses at present.
     pub(super) fn rejection(&self) -> Option<String> {
         self.types.iter().find_map(|state| {
@@ -161,7 +185,8 @@ impl Entry {
             (Some(snapshot), Some(target)) => Arc::ptr_eq(snapshot, target),
             _ => false,
         };
-        let in_sync = is_current && !types.is_empty() && types.iter().all(|state| state.in_sync);
+        let in_sync =
+            is_current && self.asks_for_all(&types) && types.iter().all(|state| state.in_sync);
         if in_sync && (!self.in_sync || self.version != version) {
             self.version = version;
             self.synced_at = Some(now);

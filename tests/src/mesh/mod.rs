@@ -13,7 +13,7 @@ pub use control_plane::{ControlPlane, outrigger, validate};
 pub use go_control_plane::{Event, GoControlPlane};
 pub use load::Load;
 pub use service::Service;
-pub use sidecar::Sidecar;
+pub use sidecar::{Sidecar, listening};
 
 use std::time::Duration;
 

@@ -6,9 +6,11 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use outrigger_mesh::bootstrap::{self, OTLP_CLUSTER};
 use outrigger_mesh::scope::{Inbound, InboundProtocol, NodeMetadata, Tracing};
+use tokio::net::TcpStream;
 
 use super::{ControlPlane, DEADLINE};
 use crate::proxy::{Kind, Proxy};
+use crate::wait;
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -139,8 +141,19 @@ impl Sidecar {
         &self.name
     }
 
-    /// Where it takes what the workload calls.
+    /// Where it takes what the workload calls, once connections are taken there: a proxy accepts a
+    /// configuration before its workers listen.
     pub async fn outbound_address(&self) -> Result<SocketAddr> {
-        self.proxy()?.listener("outbound").await
+        let address = self.proxy()?.listener("outbound").await?;
+        listening(address).await?;
+        Ok(address)
     }
+}
+
+/// Waits until connections are taken.
+pub async fn listening(address: SocketAddr) -> Result<()> {
+    wait::until("connections to be taken", DEADLINE, async || {
+        Ok(TcpStream::connect(address).await.map(drop)?)
+    })
+    .await
 }

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use outrigger_tests::client::Request;
-use outrigger_tests::mesh::{ControlPlane, DEADLINE, Load, Service, Sidecar, objects, ports};
+use outrigger_tests::mesh::{
+    ControlPlane, DEADLINE, Load, Service, Sidecar, listening, objects, ports,
+};
 use outrigger_tests::proxy::Kind;
 use outrigger_tests::wait;
 
@@ -52,6 +54,8 @@ impl Mesh {
         mesh.caller.start(&mesh.control_plane).await?;
         mesh.callee.start(&mesh.control_plane).await?;
         mesh.control_plane.in_sync(2).await?;
+        listening(mesh.outbound).await?;
+        listening(mesh.inbound).await?;
         Ok(mesh)
     }
 
@@ -150,6 +154,8 @@ fn control_plane_comes_last() {
         mesh.callee.spawn(&mesh.control_plane).await?;
         mesh.control_plane.restart().await?;
         mesh.control_plane.in_sync(2).await?;
+        listening(mesh.outbound).await?;
+        listening(mesh.inbound).await?;
         let load = mesh.load();
         load.answers(50).await?;
         load.check()

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use outrigger_tests::client::Request;
-use outrigger_tests::mesh::{ControlPlane, DEADLINE, Service, Sidecar, objects, outrigger, ports};
+use outrigger_tests::mesh::{
+    ControlPlane, DEADLINE, Service, Sidecar, listening, objects, outrigger, ports,
+};
 use outrigger_tests::proxy::{Kind, Proxy};
 use outrigger_tests::upstream::Upstream;
 use outrigger_tests::wait;
@@ -46,6 +48,9 @@ async fn one_trace(caller: Kind, callee: Kind) -> Result<()> {
     web_sidecar.start(&control_plane).await?;
     back_sidecar.start(&control_plane).await?;
     control_plane.in_sync(2).await?;
+    for address in [outbound, web_in, back_in] {
+        listening(address).await?;
+    }
 
     let request = Request {
         authority: "web".to_owned(),
