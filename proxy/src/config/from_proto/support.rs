@@ -189,9 +189,10 @@ mod tests {
                     let alias = alias.rsplit("::").next().unwrap();
                     let renamed = format!(" as {alias}");
                     let name = source
-                        .split(&renamed)
-                        .next()
-                        .filter(|before| before.len() < source.len())
+                        .match_indices(&renamed)
+                        .map(|(at, found)| source.split_at(at + found.len()))
+                        .find(|(_, after)| !after.starts_with(char::is_alphanumeric))
+                        .and_then(|(before, _)| before.strip_suffix(&renamed))
                         .and_then(|before| before.rsplit(|c: char| !c.is_alphanumeric()).next())
                         .unwrap_or(alias)
                         .to_ascii_lowercase();
