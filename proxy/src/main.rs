@@ -9,5 +9,8 @@ use outrigger_proxy::{app, args::Args};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Where huge pages are always on, the kernel would make them of stacks and of the heap's first
+    // pages too. A kernel without them has nothing to switch off.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     app::main(&Args::parse())
 }
