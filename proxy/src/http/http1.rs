@@ -250,6 +250,7 @@ impl Service<Request<Incoming>> for Streams {
         let stream = Stream::new(&self.cx, request.version());
         self.cx.watch.set_between_responses(false);
         let (parts, body) = request.into_parts();
+        let parts = Box::new(parts);
         Box::pin(async move { Ok(stream.serve(parts, Body::http1(body)).await) })
     }
 }

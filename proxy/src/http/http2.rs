@@ -13,7 +13,7 @@ use h2::{
     PingPong, RecvStream,
     server::{Connection, SendResponse},
 };
-use http::{HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use http_body::Body as _;
 use tokio::{net::TcpStream, task::spawn_local};
 
@@ -143,7 +143,9 @@ impl<'a> Driver<'a> {
 
     fn start(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let stream = Stream::new(self.cx, Version::HTTP_2);
-        spawn_local(run(stream, request, respond));
+        let (parts, body) = request.into_parts();
+        // A task's future is copied whole when it is spawned, and again when it ends.
+        spawn_local(Box::pin(run(stream, Box::new(parts), body, respond)));
         if self.cx.is_last_request() && !self.is_going_away {
             self.cx.listener.hcm.stats.cx_max_requests_reached.inc();
             self.go_away();
@@ -230,10 +232,14 @@ impl Keepalive {
 }
 
 /// One stream's task: serve, then send what came of it, unless the client resets it.
-async fn run(stream: Box<Stream>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn run(
+    stream: Box<Stream>,
+    parts: Box<Parts>,
+    body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+) {
     let activity = Rc::clone(&stream.cx.activity);
     let mut timer = stream.cx.worker().timers.timer();
-    let (parts, body) = request.into_parts();
     let length = parts
         .headers
         .get(header::CONTENT_LENGTH)

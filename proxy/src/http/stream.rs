@@ -94,10 +94,11 @@ impl Stream {
         })
     }
 
-    /// Serves the request: headers → route → filters → upstream → filters reversed → response.
+    /// Serves the request: headers → route → filters → upstream → filters reversed → response. The head
+    /// is boxed once here: futures keep what they take at each level, and are copied whole.
     pub async fn serve(
         mut self: Box<Self>,
-        parts: Parts,
+        parts: Box<Parts>,
         body: Body,
     ) -> http::Response<ResponseBody> {
         let activity = Rc::clone(&self.cx.activity);
@@ -128,7 +129,7 @@ impl Stream {
         self.begin_response(response, is_local)
     }
 
-    async fn respond(&mut self, mut parts: Parts, body: Body) -> Result<Response, LocalReply> {
+    async fn respond(&mut self, mut parts: Box<Parts>, body: Body) -> Result<Response, LocalReply> {
         let cx = &mut self.cx;
         let connection = Rc::clone(&cx.connection);
         let hcm = &connection.listener.hcm;

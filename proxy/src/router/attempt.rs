@@ -5,7 +5,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -37,7 +37,7 @@ pub(super) struct Attempt {
     pub(super) cluster: Arc<Cluster>,
     pub(super) host: Arc<Host>,
     pub(super) priority: Priority,
-    pub(super) parts: Parts,
+    pub(super) parts: Box<Parts>,
     pub(super) body: Body,
     pub(super) deadlines: Deadlines,
     /// None if the request has no body.
@@ -50,8 +50,8 @@ pub(super) struct Attempt {
 pub(super) type Outcome = Result<(response::Parts, Body), Ended>;
 
 impl Attempt {
-    /// Sends the request; ready with the head of the response.
-    pub(super) async fn run(self, cx: &mut StreamCx) -> Outcome {
+    /// Begins the record of the attempt; whether it is for [`Self::http2`], else for [`Self::http1`].
+    pub(super) fn begin(&self, cx: &mut StreamCx) -> bool {
         let is_http2 = match &self.cluster.config.protocol {
             UpstreamProtocol::Http1(_) => false,
             UpstreamProtocol::Http2(_) => true,
@@ -64,18 +64,11 @@ impl Attempt {
         } else {
             Version::HTTP_11
         });
-        let outcome = if is_http2 {
-            self.http2(cx).await
-        } else {
-            self.http1(cx).await
-        };
-        if let Err(ended) = &outcome {
-            note_ended(cx, ended, is_http2);
-        }
-        outcome
+        is_http2
     }
 
-    async fn http1(mut self, cx: &mut StreamCx) -> Outcome {
+    /// Sends the request over HTTP/1; ready with the head of the response.
+    pub(super) async fn http1(mut self, cx: &mut StreamCx) -> Outcome {
         if self.upload.is_none() && says_no_body(&self.parts) {
             self.parts
                 .headers
@@ -87,9 +80,9 @@ impl Attempt {
             .http1(&self.cluster, &self.host, self.priority);
         self.parts.version = Version::HTTP_11;
         let mut request =
-            Request::from_parts(self.parts, Upload::new(self.body, self.upload.clone()));
+            Request::from_parts(*self.parts, Upload::new(self.body, self.upload.clone()));
         let (lease, response) = loop {
-            let mut lease = within(&mut self.deadlines, pool.acquire()).await??;
+            let mut lease = within(&mut self.deadlines, pin!(pool.acquire())).await??;
             note_connection(
                 cx,
                 lease.connection().map(|c| (c.id, c.local())),
@@ -121,17 +114,24 @@ impl Attempt {
             is_internal: cx.is_internal,
             start: self.start,
         };
-        received(cx, parts, Body::http1(incoming), exchange, self.deadlines).await
+        Ok(received(
+            cx,
+            parts,
+            Body::http1(incoming),
+            exchange,
+            self.deadlines,
+        ))
     }
 
-    async fn http2(mut self, cx: &mut StreamCx) -> Outcome {
+    /// Sends the request over HTTP/2; ready with the head of the response.
+    pub(super) async fn http2(mut self, cx: &mut StreamCx) -> Outcome {
         let pool = cx
             .worker()
             .pools
             .http2(&self.cluster, &self.host, self.priority);
         let request =
-            http2_request(self.parts, &cx.scheme).ok_or(Ended::Failed(Failure::Protocol))?;
-        let lease = within(&mut self.deadlines, pool.acquire()).await??;
+            http2_request(*self.parts, &cx.scheme).ok_or(Ended::Failed(Failure::Protocol))?;
+        let lease = within(&mut self.deadlines, pin!(pool.acquire())).await??;
         note_connection(
             cx,
             lease.connection().map(|c| (c.id, c.local())),
@@ -168,14 +168,13 @@ impl Attempt {
             is_internal: cx.is_internal,
             start: self.start,
         };
-        received(
+        Ok(received(
             cx,
             parts,
             Body::http2(stream, length),
             exchange,
             self.deadlines,
-        )
-        .await
+        ))
     }
 }
 
@@ -189,7 +188,7 @@ fn says_no_body(parts: &Parts) -> bool {
 }
 
 /// Counts an attempt without a response, and notes why.
-fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
+pub(super) fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
     let upstream = &mut cx.info.upstream;
     let (Some(cluster), Some(host)) = (&upstream.cluster, &upstream.host) else {
         return;
@@ -206,10 +205,13 @@ fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
     }
 }
 
-/// Runs `future` until it is ready or a deadline passes.
-async fn within<F: Future>(deadlines: &mut Deadlines, future: F) -> Result<F::Output, Ended> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
+/// Runs `future` until it is ready or a deadline passes. What is not small is handed over pinned: by
+/// value it would take its size twice.
+async fn within<F: Future + Unpin>(
+    deadlines: &mut Deadlines,
+    mut future: F,
+) -> Result<F::Output, Ended> {
+    poll_fn(|cx| match Pin::new(&mut future).poll(cx) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
         Poll::Pending => deadlines
             .poll(cx)
@@ -245,13 +247,13 @@ fn note_sent(state: &UploadState, sent: &Result<u64, h2_body::SendError>) {
 
 /// The head of the response is there. What is there of its body is taken at once: the usual small
 /// response is complete with it, and its connection free before the response goes on.
-async fn received(
+fn received(
     cx: &mut StreamCx,
     parts: response::Parts,
     mut body: Body,
     mut exchange: Exchange,
     deadlines: Deadlines,
-) -> Outcome {
+) -> (response::Parts, Body) {
     let now = Instant::now();
     cx.info.upstream.first_rx = Some(now);
     let counter = match parts.status.is_server_error() {
@@ -268,14 +270,15 @@ async fn received(
     if body.is_end_stream() {
         cx.info.upstream.last_rx = Some(now);
         exchange.complete(now);
-        return Ok((parts, Body::Empty));
+        return (parts, Body::Empty);
     }
-    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
-    let first = match first {
+    // Nobody is to be woken: who sends the body on asks again.
+    let mut task = Context::from_waker(Waker::noop());
+    let first = match Pin::new(&mut body).poll_frame(&mut task) {
         Poll::Pending => None,
         Poll::Ready(None) => {
             exchange.complete(now);
-            return Ok((parts, Body::Empty));
+            return (parts, Body::Empty);
         }
         Poll::Ready(Some(first)) => Some(first),
     };
@@ -283,10 +286,10 @@ async fn received(
         cx.info.upstream.last_rx = Some(now);
         exchange.complete(now);
         if let Some(whole) = whole(&first, &parts.headers) {
-            return Ok((parts, Body::Full(whole)));
+            return (parts, Body::Full(whole));
         }
     }
-    Ok((
+    (
         parts,
         Body::boxed(ResponseBody {
             body,
@@ -294,7 +297,7 @@ async fn received(
             deadlines,
             exchange,
         }),
-    ))
+    )
 }
 
 /// The one frame of a body whose length is known; bodies of unknown length stay so downstream.

@@ -7,7 +7,7 @@ use http_body::Body as _;
 
 use super::{
     Match,
-    attempt::Attempt,
+    attempt::{Attempt, note_ended},
     failure,
     failure::Ended,
     matcher::{View, with_value},
@@ -43,7 +43,7 @@ static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-coun
 pub async fn forward(
     cx: &mut StreamCx,
     matched: &Match,
-    mut parts: Parts,
+    mut parts: Box<Parts>,
     body: Body,
 ) -> Result<Response, LocalReply> {
     let stats = &cx.hcm().router_stats;
@@ -79,7 +79,7 @@ async fn send(
     cx: &mut StreamCx,
     matched: &Match,
     action: &Forward,
-    mut parts: Parts,
+    mut parts: Box<Parts>,
     body: Body,
 ) -> Result<Response, LocalReply> {
     let start = Instant::now();
@@ -143,9 +143,16 @@ async fn send(
         upload: upload.clone(),
         start,
     };
-    let (mut head, body) = match attempt.run(cx).await {
+    let is_http2 = attempt.begin(cx);
+    let outcome = if is_http2 {
+        attempt.http2(cx).await
+    } else {
+        attempt.http1(cx).await
+    };
+    let (mut head, body) = match outcome {
         Ok(response) => response,
         Err(ended) => {
+            note_ended(cx, &ended, is_http2);
             let is_complete = upload.is_none_or(|upload| upload.is_done());
             return Err(failed(cx, matched, action, &ended, is_complete));
         }
