@@ -86,7 +86,7 @@ async fn one_trace(caller: Kind, callee: Kind) -> Result<()> {
         );
         let status = tags
             .get("http.response.status_code")
-            .or(tags.get("http.status_code"));
+            .or_else(|| tags.get("http.status_code"));
         ensure!(
             status.is_some_and(|value| **value == "200" || **value == 200),
             "{span:#}"
