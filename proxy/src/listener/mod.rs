@@ -107,6 +107,14 @@ impl Active {
     }
 }
 
+impl Active {
+    /// How many workers accept its connections.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.sockets.first().map_or(1, |sockets| sockets.workers())
+    }
+}
+
 /// The listener's name in statistics: `stat_prefix`, or its first address with `_` for `:`.
 fn stat_name(config: &Listener, sockets: &[Arc<Sockets>]) -> String {
     match (&config.stat_prefix, sockets.first()) {

@@ -92,6 +92,28 @@ impl Sockets {
         self.configured
     }
 
+    /// Begins to listen, on every worker's behalf: from now on the kernel takes connections, and each
+    /// worker accepts those of its socket once it has taken it.
+    ///
+    /// # Errors
+    /// When a socket can't listen.
+    pub fn listen(&self) -> io::Result<()> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for socket in waiting.iter().flatten() {
+            socket.listen(self.options.backlog)?;
+        }
+        Ok(())
+    }
+
+    /// For how many workers there are sockets.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
     /// The listening socket of a worker (from 1); none if it has been taken.
     ///
     /// # Errors

@@ -80,10 +80,33 @@ impl Clusters {
         self.entries.entry(Arc::from(name)).or_default().refused = Some(refused);
     }
 
-    /// Removes a dynamic cluster.
-    pub(super) fn remove(&mut self, name: &str) {
-        if !self.is_static(name) {
-            self.entries.remove(name);
+    /// Removes a dynamic cluster; tells whether there was one.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        !self.is_static(name)
+            && self
+                .entries
+                .remove(name)
+                .is_some_and(|entry| entry.active.is_some() || entry.warming.is_some())
+    }
+
+    /// Clusters that serve, and that warm.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let entries = || self.entries.values();
+        (
+            entries().filter(|entry| entry.active.is_some()).count(),
+            entries().filter(|entry| entry.warming.is_some()).count(),
+        )
+    }
+
+    /// An assignment was refused.
+    pub(super) fn count_rejected(&self, service: &str) {
+        for cluster in self.versions() {
+            if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
+                && **service_name == *service
+            {
+                cluster.stats.update_attempt.inc();
+                cluster.stats.update_rejected.inc();
+            }
         }
     }
 
@@ -133,6 +156,8 @@ impl Clusters {
                 && *service_name == name
             {
                 is_wanted = true;
+                cluster.stats.update_attempt.inc();
+                cluster.stats.update_success.inc();
                 cluster.update_hosts(&assignment);
             }
         }

@@ -39,7 +39,7 @@ pub(super) struct Entry {
 
 impl Listeners {
     /// Adds or changes a listener; its sockets are bound at once, so that a taken address is refused
-    /// here and not when it is warm.
+    /// here and not when it is warm. Tells whether it is another one than before.
     ///
     /// # Errors
     /// When the name or an address is taken.
@@ -48,7 +48,7 @@ impl Listeners {
         resource: Resource,
         config: Listener,
         host: &mut dyn Host,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         if let Some(other) = self.address_taken(&config) {
             return Err(other);
         }
@@ -64,7 +64,7 @@ impl Listeners {
         {
             known.version = resource.version;
             entry.refused = None;
-            return Ok(());
+            return Ok(false);
         }
         let previous = entry
             .warming
@@ -79,7 +79,7 @@ impl Listeners {
         let active = host.activate(Arc::new(config), previous)?;
         entry.refused = None;
         entry.warming = Some((resource, active));
-        Ok(())
+        Ok(true)
     }
 
     /// Two listeners can't have one address; port 0 is never the same.
@@ -107,18 +107,51 @@ impl Listeners {
         self.entries.entry(Arc::from(name)).or_default().refused = Some(refused);
     }
 
-    /// Removes a dynamic listener.
-    pub(super) fn remove(&mut self, name: &str) {
+    /// Removes a dynamic listener; tells whether there was one.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        let mut is_removed = false;
         if self.is_static(name) {
-            return;
+            return is_removed;
         }
         if let Some(entry) = self.entries.remove(name) {
+            is_removed = entry.active.is_some() || entry.warming.is_some();
             let versions = entry.active.into_iter().chain(entry.warming);
             for (_, active) in versions {
                 self.retired.push(Arc::downgrade(&active));
                 self.removed.push(active);
             }
         }
+        is_removed
+    }
+
+    pub(super) fn exists(&self, name: &str) -> bool {
+        self.entries
+            .get(name)
+            .is_some_and(|entry| entry.active.is_some() || entry.warming.is_some())
+    }
+
+    /// Listeners that serve, and that warm.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let entries = || self.entries.values();
+        (
+            entries().filter(|entry| entry.active.is_some()).count(),
+            entries().filter(|entry| entry.warming.is_some()).count(),
+        )
+    }
+
+    /// The `stat_prefix` of the first connection manager that wants a route configuration.
+    pub(super) fn stat_prefix_of(&self, route: &str) -> Option<Arc<str>> {
+        self.versions().find_map(|active| {
+            active.config.filter_chains.iter().find_map(|chain| {
+                let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
+                match &manager.routes {
+                    RouteSource::Rds { name, .. } if **name == *route => {
+                        Some(Arc::clone(&manager.stat_prefix))
+                    }
+                    RouteSource::Rds { .. } | RouteSource::Inline(_) => None,
+                }
+            })
+        })
     }
 
     /// The update is taken: sockets that nobody took over may close.
@@ -155,9 +188,9 @@ impl Listeners {
     }
 
     /// Lets listeners serve whose routes are there, and whose inline routes name no cluster that
-    /// warms; tells whether any did.
-    pub(super) fn promote(&mut self, routes: &Routes, clusters: &Clusters) -> bool {
-        let mut changed = false;
+    /// warms; tells how many workers take one over, counted for each.
+    pub(super) fn promote(&mut self, routes: &Routes, clusters: &Clusters) -> usize {
+        let mut taken_over = 0;
         for entry in self.entries.values_mut() {
             let is_ready = entry.warming.as_ref().is_some_and(|(_, active)| {
                 route_names(&active.config).all(|(_, name, _)| routes.is_ready(&name))
@@ -167,10 +200,13 @@ impl Listeners {
                 if let Some((_, old)) = std::mem::replace(&mut entry.active, entry.warming.take()) {
                     self.retired.push(Arc::downgrade(&old));
                 }
-                changed = true;
+                taken_over += entry
+                    .active
+                    .as_ref()
+                    .map_or(0, |(_, active)| active.workers());
             }
         }
-        changed
+        taken_over
     }
 
     /// Route configurations wanted, by source.

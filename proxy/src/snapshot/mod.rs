@@ -10,6 +10,7 @@ mod listeners;
 mod resource;
 mod routes;
 pub mod state;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -77,8 +78,21 @@ impl Publisher {
     }
 
     /// Makes `snapshot` the current one and wakes every worker, so that none keeps the old one
-    /// (with its keys and memory) longer than it must.
+    /// (with its keys and memory) longer than it must. Its listeners listen before anyone can read of
+    /// them: who is told that we are ready is not refused.
     pub fn publish(&self, snapshot: Snapshot) {
+        for listener in &snapshot.listeners {
+            for sockets in &listener.sockets {
+                if let Err(error) = sockets.listen() {
+                    tracing::error!(
+                        %error,
+                        address = %sockets.address(),
+                        listener = %listener.config.name,
+                        "cannot listen"
+                    );
+                }
+            }
+        }
         self.sender.send_replace(Arc::new(snapshot));
     }
 

@@ -46,7 +46,13 @@ impl Routes {
             .is_some_and(|entry| entry.active.is_some() || entry.given_up)
     }
 
-    pub(super) fn upsert(&mut self, resource: Resource, config: &RouteConfiguration, table: Table) {
+    /// Adds or changes a route configuration; tells whether it is another one than before.
+    pub(super) fn upsert(
+        &mut self,
+        resource: Resource,
+        config: &RouteConfiguration,
+        table: Table,
+    ) -> bool {
         let entry = self.entries.entry(Arc::clone(&resource.name)).or_default();
         entry.refused = None;
         if let Some((known, _)) = &mut entry.active
@@ -54,13 +60,14 @@ impl Routes {
         {
             known.version = resource.version;
             entry.pending = None;
-            return;
+            return false;
         }
         entry.pending = Some(Pending {
             resource,
             table: Arc::new(table),
             clusters: named_clusters(config),
         });
+        true
     }
 
     pub(super) fn refuse(&mut self, name: &str, refused: Refused) {

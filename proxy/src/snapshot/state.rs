@@ -26,6 +26,7 @@ use super::{
     listeners::Listeners,
     resource::{Origin, Refused, Resource},
     routes::Routes,
+    stats::Stats,
 };
 use crate::{
     config::{
@@ -123,6 +124,7 @@ impl std::fmt::Display for Rejection {
 #[derive(Debug)]
 pub struct State {
     registry: Registry,
+    stats: Stats,
     clusters: Clusters,
     routes: Routes,
     listeners: Listeners,
@@ -143,6 +145,7 @@ impl State {
     ) -> Result<Self, Vec<ConfigError>> {
         let mut state = Self {
             registry: registry.clone(),
+            stats: Stats::new(registry, bootstrap.cds.is_some(), bootstrap.lds.is_some()),
             clusters: Clusters::default(),
             routes: Routes::default(),
             listeners: Listeners::default(),
@@ -158,7 +161,10 @@ impl State {
                 .clusters
                 .upsert(resource, (**config).clone(), registry)
             {
-                Ok(Some(cluster)) => host.discover(&cluster),
+                Ok(Some(cluster)) => {
+                    state.stats.clusters.changed(false);
+                    host.discover(&cluster);
+                }
                 Ok(None) => {}
                 Err(reason) => errors.push(ConfigError {
                     path: format!("static_resources.clusters[{}]", config.name),
@@ -173,7 +179,11 @@ impl State {
             .enumerate()
         {
             let resource = static_resource(&config.name, proto);
-            if let Err(reason) = state.listeners.upsert(resource, (**config).clone(), host) {
+            let added = state.listeners.upsert(resource, (**config).clone(), host);
+            if added.is_ok() {
+                state.stats.listeners.changed(false);
+            }
+            if let Err(reason) = added {
                 errors.push(ConfigError {
                     path: format!("static_resources.listeners[{index}]"),
                     reason,
@@ -200,6 +210,11 @@ impl State {
             self.remove(kind, removed);
         }
         let mut rejections = Vec::new();
+        let version = added.first().map(|resource| Arc::clone(&resource.version));
+        let named: Vec<_> = match kind {
+            Kind::Route => added.iter().map(|one| Arc::clone(&one.name)).collect(),
+            Kind::Cluster | Kind::Endpoints | Kind::Listener => Vec::new(),
+        };
         for resource in added {
             let name = Arc::clone(&resource.name);
             if let Err(errors) = self.take(kind, resource.clone(), host) {
@@ -221,7 +236,58 @@ impl State {
             self.remove(kind, removed);
         }
         self.listeners.end_update();
+        self.count(kind, version.as_deref(), &named, &rejections);
         rejections
+    }
+
+    /// Counts an update at who subscribed to it.
+    fn count(
+        &mut self,
+        kind: Kind,
+        version: Option<&str>,
+        named: &[Arc<str>],
+        rejections: &[Rejection],
+    ) {
+        let of_all = match kind {
+            Kind::Cluster => &self.stats.cds,
+            Kind::Listener => &self.stats.lds,
+            // Accepted ones count where their hosts are taken over.
+            Kind::Endpoints => {
+                for rejection in rejections {
+                    self.clusters.count_rejected(&rejection.name);
+                }
+                return;
+            }
+            Kind::Route => {
+                for name in named {
+                    let is_accepted = !rejections.iter().any(|one| one.name == *name);
+                    if let Some(prefix) = self.listeners.stat_prefix_of(name) {
+                        let subscription = self.stats.route(name, &prefix);
+                        subscription.updated(is_accepted, version);
+                    }
+                }
+                return;
+            }
+        };
+        if let Some(subscription) = of_all {
+            subscription.updated(rejections.is_empty(), version);
+        }
+    }
+
+    /// The initial fetch timeout of what was subscribed to is over.
+    pub fn count_timeout(&mut self, kind: Kind, name: &Arc<str>) {
+        let subscription = match kind {
+            Kind::Cluster => self.stats.cds.as_ref(),
+            Kind::Listener => self.stats.lds.as_ref(),
+            Kind::Route => self
+                .listeners
+                .stat_prefix_of(name)
+                .map(|prefix| self.stats.route(name, &prefix)),
+            Kind::Endpoints => None,
+        };
+        if let Some(subscription) = subscription {
+            subscription.timed_out();
+        }
     }
 
     fn remove(&mut self, kind: Kind, names: &[Arc<str>]) {
@@ -229,11 +295,15 @@ impl State {
             match kind {
                 Kind::Cluster => {
                     self.changed = true;
-                    self.clusters.remove(name);
+                    if self.clusters.remove(name) {
+                        self.stats.clusters.removed.inc();
+                    }
                 }
                 Kind::Listener => {
                     self.changed = true;
-                    self.listeners.remove(name);
+                    if self.listeners.remove(name) {
+                        self.stats.listeners.removed.inc();
+                    }
                 }
                 // A server that takes away routes or endpoints still in use leaves them as they
                 // are: the owner's removal (LDS, CDS) is what ends them, as in Envoy. Nobody needs
@@ -256,11 +326,13 @@ impl State {
                 if let Discovery::Eds { source, .. } = &config.discovery {
                     self.check_source("eds_cluster_config.eds_config", source)?;
                 }
+                let was_known = self.clusters.exists(&config.name);
                 let started = self
                     .clusters
                     .upsert(resource, config, &self.registry)
                     .map_err(whole)?;
                 if let Some(cluster) = started {
+                    self.stats.clusters.changed(was_known);
                     host.discover(&cluster);
                 }
             }
@@ -277,9 +349,14 @@ impl State {
                 let config = convert(&resource, from_proto::listener)?;
                 same_name(&resource, &config.name)?;
                 self.check_listener(&config)?;
-                self.listeners
+                let was_known = self.listeners.exists(&config.name);
+                let is_changed = self
+                    .listeners
                     .upsert(resource, config, host)
                     .map_err(whole)?;
+                if is_changed {
+                    self.stats.listeners.changed(was_known);
+                }
             }
             Kind::Route => {
                 let config = Arc::new(convert(&resource, |cx, proto| {
@@ -293,7 +370,12 @@ impl State {
                     }
                 }
                 let table = Table::compile(Arc::clone(&config))?;
-                self.routes.upsert(resource, &config, table);
+                let name = Arc::clone(&resource.name);
+                if self.routes.upsert(resource, &config, table)
+                    && let Some(prefix) = self.listeners.stat_prefix_of(&name)
+                {
+                    self.stats.route(&name, &prefix).reloaded();
+                }
             }
         }
         Ok(())
@@ -350,7 +432,13 @@ impl State {
         let mut changed = std::mem::take(&mut self.changed);
         changed |= self.clusters.promote();
         changed |= self.routes.promote(&self.clusters);
-        changed |= self.listeners.promote(&self.routes, &self.clusters);
+        let taken_over = self.listeners.promote(&self.routes, &self.clusters);
+        self.stats.listener_create_success.add(taken_over as u64);
+        changed |= taken_over > 0;
+        let (active, warming) = self.clusters.count();
+        self.stats.clusters.set(active, warming);
+        let (active, warming) = self.listeners.count();
+        self.stats.listeners.set(active, warming);
         if !changed {
             return None;
         }

@@ -115,6 +115,16 @@ cluster_stats! {
         upstream_rq_timeout,
         /// Requests that ran into `max_stream_duration`.
         upstream_rq_max_duration_reached,
+        /// Requests tried again.
+        upstream_rq_retry,
+        /// Requests for which no try was left.
+        upstream_rq_retry_limit_exceeded,
+        /// Requests not tried again because of `max_retries`.
+        upstream_rq_retry_overflow,
+        /// Requests that a later try answered.
+        upstream_rq_retry_success,
+        /// Updates that were refused.
+        update_rejected,
         /// Requests reset by the peer.
         upstream_rq_rx_reset,
         /// Requests reset by us.

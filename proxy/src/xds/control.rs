@@ -214,6 +214,7 @@ impl<H: Host> Control<H> {
     }
 
     fn on_timeout(&mut self, kind: Kind, name: &str) {
+        self.state.count_timeout(kind, &Arc::from(name));
         match kind {
             Kind::Cluster => self.cds_answered = true,
             Kind::Listener => self.lds_answered = true,
