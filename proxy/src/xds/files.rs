@@ -27,9 +27,62 @@ use prost::{Message, Name};
 use tokio::sync::mpsc;
 
 use crate::{
-    config::source::PathSource,
+    config::{
+        bootstrap::Bootstrap,
+        cluster::Discovery,
+        http_connection_manager::RouteSource,
+        listener::NetworkFilter,
+        source::{ConfigSource, PathSource, SourceKind},
+    },
+    convert::ConfigError,
     snapshot::{Origin, Resource, state::Kind},
 };
+
+/// Checks that the files which a bootstrap names are there: a name that is wrong would otherwise show
+/// only in what is missing.
+///
+/// # Errors
+/// The path of each field whose file is not there.
+pub fn check_files(bootstrap: &Bootstrap) -> Result<(), Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let mut check = |at: String, source: &ConfigSource| {
+        if let SourceKind::Path(source) = &source.kind
+            && !source.path.exists()
+        {
+            errors.push(ConfigError {
+                path: format!("{at}.path_config_source.path"),
+                reason: format!("no such file: '{}'", source.path.display()),
+            });
+        }
+    };
+    for (name, source) in [("lds", &bootstrap.lds), ("cds", &bootstrap.cds)] {
+        if let Some(source) = source {
+            check(format!("dynamic_resources.{name}_config"), source);
+        }
+    }
+    for (index, cluster) in bootstrap.clusters.iter().enumerate() {
+        if let Discovery::Eds { source, .. } = &cluster.discovery {
+            let at = format!("static_resources.clusters[{index}].eds_cluster_config.eds_config");
+            check(at, source);
+        }
+    }
+    for (index, listener) in bootstrap.listeners.iter().enumerate() {
+        for (chain, filters) in listener.filter_chains.iter().enumerate() {
+            let NetworkFilter::HttpConnectionManager(manager) = &filters.filter;
+            if let RouteSource::Rds { source, .. } = &manager.routes {
+                let at = format!(
+                    "static_resources.listeners[{index}].filter_chains[{chain}].filters[0].typed_config.rds.config_source"
+                );
+                check(at, source);
+            }
+        }
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
+}
 
 /// The resources that a file's bytes hold, in their order.
 ///

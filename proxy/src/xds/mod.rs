@@ -11,3 +11,4 @@ mod file_sources;
 mod files;
 
 pub use control::{Command, Control, Handle, Progress};
+pub use files::check_files;
