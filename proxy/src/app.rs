@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, UdpSocket},
     process::ExitCode,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     thread::JoinHandle,
     time::Duration,
 };
@@ -68,8 +68,11 @@ fn load(args: &Args) -> anyhow::Result<Bootstrap> {
         node_id: args.service_node.clone(),
         node_cluster: args.service_cluster.clone(),
     };
-    bootstrap::load(&text, &overrides)
-        .map_err(|error| anyhow::anyhow!("configuration {}:\n{error}", args.source()))
+    let described = |error| anyhow::anyhow!("configuration {}:\n{error}", args.source());
+    let bootstrap =
+        bootstrap::load(&text, &overrides).map_err(|error| described(error.to_string()))?;
+    xds::check_files(&bootstrap).map_err(|errors| described(listed(errors).to_string()))?;
+    Ok(bootstrap)
 }
 
 fn validate(args: &Args) -> anyhow::Result<()> {
@@ -141,11 +144,13 @@ impl App {
             bootstrap.stats_flush_interval,
         ));
 
+        let is_failing_health_checks = Arc::new(AtomicBool::new(false));
         let (phase, phases) = watch::channel(Phase::Running);
         let settings = worker::Settings {
             drain_time: args.drain_time(),
             snapshots: publisher.subscribe(),
             phase: phases,
+            is_failing_health_checks: Arc::clone(&is_failing_health_checks),
         };
         let workers = (1..=workers)
             .map(|index| worker::spawn(index, settings.clone()))
@@ -158,6 +163,7 @@ impl App {
             publisher,
             access_logs.clone(),
             handle,
+            is_failing_health_checks,
         )?;
         Ok(Self {
             phase,
@@ -231,6 +237,7 @@ fn start_admin(
     publisher: Publisher,
     access_logs: AccessLogs,
     handle: xds::Handle,
+    is_failing_health_checks: Arc<AtomicBool>,
 ) -> anyhow::Result<(Rc<admin::Context>, mpsc::UnboundedReceiver<admin::Command>)> {
     let mut progress = handle.progress();
     let dump: admin::FetchDump = Box::new(move || {
@@ -248,7 +255,7 @@ fn start_admin(
     )
     .map_err(anyhow::Error::msg)
     .context("admin")?;
-    let context = Rc::new(context);
+    let context = Rc::new(context.sharing_health(is_failing_health_checks));
     let followed = Rc::clone(&context);
     followed.set_lifecycle(Lifecycle::Initializing);
     spawn_local(async move {

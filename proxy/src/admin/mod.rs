@@ -18,7 +18,10 @@ use std::{
     net::SocketAddr,
     path::Path,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Instant, SystemTime},
 };
 
@@ -106,7 +109,8 @@ pub struct Context {
     log_level: LogLevel,
     commands: mpsc::UnboundedSender<Command>,
     lifecycle: Cell<Lifecycle>,
-    is_failing_health_checks: Cell<bool>,
+    /// Workers read it too.
+    is_failing_health_checks: Arc<AtomicBool>,
     started: (Instant, SystemTime),
     stats: ServerStats,
     loggers: Loggers,
@@ -152,11 +156,18 @@ impl Context {
             log_level,
             commands,
             lifecycle: Cell::default(),
-            is_failing_health_checks: Cell::new(false),
+            is_failing_health_checks: Arc::default(),
             started: (Instant::now(), SystemTime::now()),
         };
         context.stats.update(&context);
         Ok((context, receiver))
+    }
+
+    /// Health checks fail for all who share the switch.
+    #[must_use]
+    pub fn sharing_health(mut self, switch: Arc<AtomicBool>) -> Self {
+        self.is_failing_health_checks = switch;
+        self
     }
 
     /// The application says how far it is.
@@ -169,7 +180,7 @@ impl Context {
     #[must_use]
     pub fn lifecycle(&self) -> Lifecycle {
         match self.lifecycle.get() {
-            Lifecycle::Live if self.is_failing_health_checks.get() => Lifecycle::Draining,
+            Lifecycle::Live if self.is_failing_health_checks.load(Relaxed) => Lifecycle::Draining,
             other => other,
         }
     }

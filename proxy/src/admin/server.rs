@@ -118,6 +118,7 @@ pub(super) fn info(context: &Context) -> Reply {
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
         "hot_restart_version": "disabled",
+        "hot_restart_initializing": false,
         "command_line_options": {
             "concurrency": options.concurrency,
             "config_path": options.config_path,
@@ -170,7 +171,9 @@ pub(super) fn logging(query: Query<'_>, context: &Context) -> Reply {
 }
 
 pub(super) fn health_check(context: &Context, is_failing: bool) -> Reply {
-    context.is_failing_health_checks.set(is_failing);
+    context
+        .is_failing_health_checks
+        .store(is_failing, std::sync::atomic::Ordering::Relaxed);
     context.stats.update(context);
     Reply::text("OK\n")
 }

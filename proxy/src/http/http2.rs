@@ -147,7 +147,9 @@ impl<'a> Driver<'a> {
         // A task's future is copied whole when it is spawned, and again when it ends.
         spawn_local(Box::pin(run(stream, Box::new(parts), body, respond)));
         if self.cx.is_last_request() && !self.is_going_away {
-            self.cx.listener.hcm.stats.cx_max_requests_reached.inc();
+            if self.cx.has_max_requests() {
+                self.cx.listener.hcm.stats.cx_max_requests_reached.inc();
+            }
             self.go_away();
         }
     }

@@ -112,7 +112,19 @@ impl DownstreamCx {
     /// Whether the next response is the last.
     #[must_use]
     pub fn is_last_request(&self) -> bool {
+        self.is_to_go() || self.has_max_requests()
+    }
+
+    /// Whether the client is to go elsewhere.
+    #[must_use]
+    pub fn is_to_go(&self) -> bool {
+        self.draining.get().is_some() || self.worker.is_failing_health_checks()
+    }
+
+    /// Whether there were as many requests as there may be.
+    #[must_use]
+    pub fn has_max_requests(&self) -> bool {
         let max = self.listener.hcm.config.max_requests_per_connection;
-        self.draining.get().is_some() || (max > 0 && self.requests.get() >= max)
+        max > 0 && self.requests.get() >= max
     }
 }

@@ -13,7 +13,10 @@ pub mod timer;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -56,6 +59,7 @@ pub struct Worker {
     /// How long a drained connection may go on.
     pub drain_time: Duration,
     date: date::DateCache,
+    is_failing_health_checks: Arc<AtomicBool>,
     snapshot: RefCell<SharedSnapshot>,
     rng: RefCell<SmallRng>,
     next_connection: Cell<u64>,
@@ -64,7 +68,12 @@ pub struct Worker {
 impl Worker {
     /// A worker with nothing open.
     #[must_use]
-    pub fn new(index: usize, drain_time: Duration, snapshot: Arc<Snapshot>) -> Self {
+    pub fn new(
+        index: usize,
+        drain_time: Duration,
+        snapshot: Arc<Snapshot>,
+        is_failing_health_checks: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             index,
             pools: Pools::default(),
@@ -72,6 +81,7 @@ impl Worker {
             timers: Timers::default(),
             drain_time,
             date: date::DateCache::default(),
+            is_failing_health_checks,
             snapshot: RefCell::new(Rc::new(SnapshotRef(snapshot))),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             next_connection: Cell::new(0),
@@ -87,6 +97,12 @@ impl Worker {
     /// Takes over a new configuration.
     fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         *self.snapshot.borrow_mut() = Rc::new(SnapshotRef(snapshot));
+    }
+
+    /// Whether clients are to go (`/healthcheck/fail`).
+    #[must_use]
+    pub fn is_failing_health_checks(&self) -> bool {
+        self.is_failing_health_checks.load(Ordering::Relaxed)
     }
 
     /// A number that no other connection of the process has.

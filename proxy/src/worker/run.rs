@@ -1,6 +1,13 @@
 //! A worker's thread: its runtime, and how it follows snapshots and the process's life.
 
-use std::{collections::HashSet, io, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicBool},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -40,6 +47,8 @@ pub struct Settings {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Life.
     pub phase: watch::Receiver<Phase>,
+    /// `/healthcheck/fail`: clients are told to go after each response.
+    pub is_failing_health_checks: Arc<AtomicBool>,
 }
 
 /// Starts the thread of worker `index` (from 1).
@@ -64,9 +73,11 @@ async fn run(index: usize, settings: Settings) {
         drain_time,
         mut snapshots,
         mut phase,
+        is_failing_health_checks,
     } = settings;
     let first = Arc::clone(&snapshots.borrow_and_update());
-    let worker = Rc::new(Worker::new(index, drain_time, first));
+    let worker = Worker::new(index, drain_time, first, is_failing_health_checks);
+    let worker = Rc::new(worker);
     let mut acceptors = Vec::new();
     apply(&worker, &mut acceptors, *phase.borrow_and_update());
     loop {
@@ -106,6 +117,10 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
         .collect();
     worker.pools.reconcile(|id| known.contains(&id));
     if phase != Phase::Running {
+        // Nothing new listens any more: dropping this worker's socket closes it.
+        for sockets in snapshot.listeners.iter().flat_map(|one| &one.sockets) {
+            drop(sockets.take(worker.index));
+        }
         return;
     }
     let wanted = |acceptor: &Acceptor| {

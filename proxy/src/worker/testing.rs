@@ -64,6 +64,7 @@ impl TestWorker {
             drain_time: Duration::from_secs(60),
             snapshots: publisher.subscribe(),
             phase: phases,
+            is_failing_health_checks: Arc::default(),
         };
         Self {
             registry,
