@@ -142,10 +142,13 @@ fn one_list(resource: &str, mask: &[&str], lists: &mut Lists) -> Reply {
     }
     let Some((name, around, element)) = LISTS.into_iter().find(|(name, ..)| *name == resource)
     else {
-        return Reply::new(
-            StatusCode::NOT_FOUND,
-            format!("{resource} not found in config dump"),
-        );
+        return Reply {
+            content_type: "text/plain",
+            ..Reply::new(
+                StatusCode::NOT_FOUND,
+                format!("{resource} not found in config dump"),
+            )
+        };
     };
     let mut configs = Vec::new();
     for (_, mut value) in lists.remove(name).unwrap_or_default() {
