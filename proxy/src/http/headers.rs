@@ -153,7 +153,12 @@ pub fn check_request(
         match path::normalize(path, config) {
             Normalized::Same => {}
             Normalized::Changed(path) => parts.uri = uri_of(&path)?,
-            Normalized::Rejected => return Err(bad_path()),
+            Normalized::Rejected(shown) => {
+                if let Some(shown) = shown {
+                    parts.uri = uri_of(&shown)?;
+                }
+                return Err(bad_path());
+            }
             Normalized::Redirect(path) => {
                 parts.uri = uri_of(&path)?;
                 let location = HeaderValue::try_from(path).map_err(|_| bad_path())?;
@@ -253,6 +258,9 @@ pub fn prepare_request(
         headers.remove(X_ENVOY_INTERNAL);
     }
     let (client, is_trusted) = find_client(headers, config, origin, &seen);
+    if seen.forwarded_for {
+        join_lines(headers, X_FORWARDED_FOR);
+    }
     if config.append_x_forwarded_port
         && ((config.use_remote_address && config.xff_num_trusted_hops == 0)
             || !headers.contains_key(X_FORWARDED_PORT))
@@ -422,6 +430,22 @@ impl<'a, I: Iterator<Item = &'a HeaderValue>> RevValues<'a> for I {}
 fn append_forwarded(headers: &mut HeaderMap, address: IpAddr) {
     if let Ok(value) = HeaderValue::try_from(address.to_string()) {
         append(headers, X_FORWARDED_FOR, &value, ",");
+    }
+}
+
+/// Makes one list header of several.
+fn join_lines(headers: &mut HeaderMap, name: HeaderName) {
+    let mut values = headers.get_all(&name).iter();
+    let (Some(first), Some(second)) = (values.next(), values.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for value in std::iter::once(second).chain(values) {
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::try_from(joined) {
+        headers.insert(name, joined);
     }
 }
 

@@ -13,8 +13,8 @@ pub(super) enum Normalized {
     Changed(String),
     /// The client is sent there (307).
     Redirect(String),
-    /// 400.
-    Rejected,
+    /// 400; the path as logs have it, if it is another one.
+    Rejected(Option<String>),
 }
 
 /// Applies what the connection manager is configured to do to a path with query.
@@ -34,7 +34,10 @@ pub(super) fn normalize(target: &str, config: &HttpConnectionManager) -> Normali
     let mut is_redirect = false;
     if config.escaped_slashes != EscapedSlashes::KeepUnchanged && has_escaped_slash(&path) {
         match config.escaped_slashes {
-            EscapedSlashes::RejectRequest => return Normalized::Rejected,
+            EscapedSlashes::RejectRequest => {
+                let unescaped = format!("{}{query}", unescape_slashes(&path));
+                return Normalized::Rejected(Some(unescaped));
+            }
             EscapedSlashes::UnescapeAndRedirect => is_redirect = true,
             EscapedSlashes::UnescapeAndForward | EscapedSlashes::KeepUnchanged => {}
         }
@@ -43,7 +46,7 @@ pub(super) fn normalize(target: &str, config: &HttpConnectionManager) -> Normali
     if config.normalize_path {
         match canonical(&path) {
             Some(canonical) => path = Cow::Owned(canonical),
-            None => return Normalized::Rejected,
+            None => return Normalized::Rejected(None),
         }
     }
     if config.merge_slashes && path.contains("//") {

@@ -82,6 +82,7 @@ pub fn check_http2(parts: &mut Parts, config: &HttpConnectionManager) -> Result<
     if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
         parts.uri = origin_form(&parts.uri);
     }
+    join_cookies(&mut parts.headers);
     if !parts.uri.path().is_ascii() {
         return Err(refuse(
             StatusCode::BAD_REQUEST,
@@ -301,6 +302,24 @@ fn check_target(parts: &mut Parts, config: &HttpConnectionManager) -> Result<(),
 fn origin_form(uri: &Uri) -> Uri {
     let path = uri.path_and_query().cloned();
     Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+}
+
+/// Puts together what HTTP/2 lets clients part for compression (RFC 9113, 8.2.3): HTTP/1 has one
+/// header for it, and header conditions see what the client meant.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (values.next(), values.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for value in std::iter::once(second).chain(values) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(value.as_bytes());
+    }
+    // Values with separators between them are a value.
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Exactly one host, of characters that an authority can have. (Envoy joins several hosts with a comma
