@@ -66,13 +66,22 @@ pub async fn forward(
         }
         Action::DirectResponse(direct) => {
             stats.rq_direct_response.inc();
-            Err(LocalReply::new(
-                direct.status,
-                direct.body.clone(),
-                "direct_response",
-            ))
+            let reply = LocalReply::new(direct.status, direct.body.clone(), "direct_response");
+            let has_location =
+                direct.status == StatusCode::CREATED || direct.status.is_redirection();
+            Err(match has_location.then(|| own_url(cx, &parts)).flatten() {
+                Some(location) => reply.with_header(header::LOCATION, location),
+                None => reply,
+            })
         }
     }
+}
+
+/// The URL that was asked for: where what a direct response says was created is.
+fn own_url(cx: &StreamCx, parts: &Parts) -> Option<HeaderValue> {
+    let host = parts.headers.get(header::HOST)?.to_str().ok()?;
+    let scheme = cx.scheme.as_str();
+    HeaderValue::try_from(format!("{scheme}://{host}{}", parts.uri)).ok()
 }
 
 async fn send(
@@ -114,6 +123,7 @@ async fn send(
             action.append_x_forwarded_host,
             &mut parts.headers,
         );
+        cx.record(&parts);
     }
     // Changes of the response may read the request, which goes away now.
     let record = matched
@@ -289,11 +299,15 @@ fn by_header(
     parts: &Parts,
     find: impl Fn(&str) -> Result<Arc<Cluster>, String>,
 ) -> Result<Arc<Cluster>, String> {
-    let view = View::new(parts, &cx.scheme);
-    with_value(key, &view, |name| match name.map(std::str::from_utf8) {
+    let with_name = |name: Option<&[u8]>| match name.map(std::str::from_utf8) {
         Some(Ok(name)) => find(name),
         _ => Err(String::new()),
-    })
+    };
+    match key {
+        // Of several values the first: joined they would name no cluster.
+        HeaderKey::Name(name) => with_name(parts.headers.get(name).map(HeaderValue::as_bytes)),
+        _ => with_value(key, &View::new(parts, &cx.scheme), with_name),
+    }
 }
 
 /// The place that a random number falls on, by weight.
