@@ -61,7 +61,7 @@ impl http_body::Body for RequestBody {
                 this.activity.touch();
                 if let Some(data) = frame.data_ref() {
                     this.bytes.set(this.bytes.get() + data.len() as u64);
-                    if this.body.is_end_stream() {
+                    if this.body.is_end_stream() || this.body.size_hint().exact() == Some(0) {
                         this.complete();
                     }
                 } else {

@@ -82,7 +82,14 @@ impl Attempt {
         let mut request =
             Request::from_parts(*self.parts, Upload::new(self.body, self.upload.clone()));
         let (lease, response) = loop {
-            let mut lease = within(&mut self.deadlines, pin!(pool.acquire())).await??;
+            let acquired = within(&mut self.deadlines, pin!(pool.acquire())).await;
+            let mut lease = match acquired.and_then(|acquired| acquired.map_err(Ended::from)) {
+                Ok(lease) => lease,
+                Err(ended) => {
+                    take_in(request.body_mut()).await;
+                    return Err(ended);
+                }
+            };
             note_connection(
                 cx,
                 lease.connection().map(|c| (c.id, c.local())),
@@ -131,7 +138,14 @@ impl Attempt {
             .http2(&self.cluster, &self.host, self.priority);
         let request =
             http2_request(*self.parts, &cx.scheme).ok_or(Ended::Failed(Failure::Protocol))?;
-        let lease = within(&mut self.deadlines, pin!(pool.acquire())).await??;
+        let acquired = within(&mut self.deadlines, pin!(pool.acquire())).await;
+        let lease = match acquired.and_then(|acquired| acquired.map_err(Ended::from)) {
+            Ok(lease) => lease,
+            Err(ended) => {
+                take_in(&mut self.body).await;
+                return Err(ended);
+            }
+        };
         note_connection(
             cx,
             lease.connection().map(|c| (c.id, c.local())),
@@ -175,6 +189,29 @@ impl Attempt {
             exchange,
             self.deadlines,
         ))
+    }
+}
+
+/// Reads what has come of a body that nobody will get: a request that is complete before its answer
+/// lets the client keep its connection.
+async fn take_in(body: &mut (impl http_body::Body<Data = Bytes> + Unpin)) {
+    // The connection reads only when it is asked and has been polled since; a body on its way from the
+    // client is not waited for.
+    const POLLS: usize = 4;
+    const ENOUGH: usize = 64 * 1024;
+    let mut taken = 0;
+    for _ in 0..POLLS {
+        while taken <= ENOUGH && !body.is_end_stream() {
+            match poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await {
+                Poll::Ready(Some(Ok(frame))) => taken += frame.data_ref().map_or(0, Bytes::len),
+                Poll::Ready(None | Some(Err(_))) => return,
+                Poll::Pending => break,
+            }
+        }
+        if taken > ENOUGH || body.is_end_stream() {
+            return;
+        }
+        tokio::task::yield_now().await;
     }
 }
 

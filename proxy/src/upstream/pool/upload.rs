@@ -112,7 +112,14 @@ impl http_body::Body for Upload {
             Poll::Pending => state.sender.set(Some(cx.waker().clone())),
             Poll::Ready(None) => state.finish(),
             Poll::Ready(Some(Err(_))) => state.fail(),
-            Poll::Ready(Some(Ok(_))) if this.body.is_end_stream() => state.finish(),
+            // Codecs stop asking after trailers, and once the announced length is there.
+            Poll::Ready(Some(Ok(frame)))
+                if frame.is_trailers()
+                    || this.body.is_end_stream()
+                    || this.body.size_hint().exact() == Some(0) =>
+            {
+                state.finish();
+            }
             Poll::Ready(Some(Ok(_))) => {}
         }
         polled
