@@ -66,6 +66,11 @@ impl Stream {
         stats.rq_active.inc();
         connection.streams.set(connection.streams.get() + 1);
         connection.requests.set(connection.requests.get() + 1);
+        if version != Version::HTTP_2
+            && config.max_requests_per_connection == connection.requests.get()
+        {
+            stats.cx_max_requests_reached.inc();
+        }
         let activity = Activity::new(info.start);
         activity.idle_timeout.set(config.stream_idle_timeout);
         if !config.request_timeout.is_zero() {
@@ -117,7 +122,9 @@ impl Stream {
             Ok(Err(_)) if activity.is_request_broken.get() => Err(strict::body_failure()),
             Ok(outcome) => outcome,
             Err(expiry) => {
-                self.count_expiry();
+                self.count_expiry(expiry);
+                // It is answered; what the client makes of that is another matter.
+                activity.expired.set(None);
                 Err(expiry.reply(activity.is_request_complete.get()))
             }
         };
@@ -265,7 +272,7 @@ impl Stream {
             && !hcm.config.stream_error_on_invalid_http_message;
         let is_request_complete = self.cx.activity.is_request_complete.get();
         let is_drained = connection.is_last_request();
-        if is_http1 && is_drained && connection.draining.get().is_some() {
+        if is_http1 && connection.is_to_go() {
             hcm.stats.cx_drain_close.inc();
         }
         let cx = ResponseCx {
@@ -347,6 +354,9 @@ impl Stream {
             return;
         }
         let now = Instant::now();
+        if let (Outcome::Downstream, Some(expiry)) = (outcome, self.cx.activity.expired.get()) {
+            self.count_expiry(expiry);
+        }
         let connection = &self.cx.connection;
         let hcm = &connection.listener.hcm;
         let info = &mut self.cx.info;
@@ -419,14 +429,13 @@ impl Stream {
         self.logged_response = Some(kept);
     }
 
-    fn count_expiry(&self) {
+    fn count_expiry(&self, expiry: Expiry) {
         let stats = &self.cx.hcm().stats;
-        match self.cx.activity.expired.get() {
-            Some(Expiry::Idle) => stats.rq_idle_timeout.inc(),
-            Some(Expiry::Request) => stats.rq_timeout.inc(),
-            Some(Expiry::RequestHeaders) => stats.rq_header_timeout.inc(),
-            Some(Expiry::MaxDuration) => stats.rq_max_duration_reached.inc(),
-            None => {}
+        match expiry {
+            Expiry::Idle => stats.rq_idle_timeout.inc(),
+            Expiry::Request => stats.rq_timeout.inc(),
+            Expiry::RequestHeaders => stats.rq_header_timeout.inc(),
+            Expiry::MaxDuration => stats.rq_max_duration_reached.inc(),
         }
     }
 }

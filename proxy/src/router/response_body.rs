@@ -145,10 +145,11 @@ pub(super) fn note_failed(failure: &Failure, cluster: &Cluster, host: &Host, is_
 fn count_reset(failure: &Failure, cluster: &Cluster) {
     let stats = &cluster.stats;
     match failure {
-        Failure::RemoteReset | Failure::RefusedStream => stats.upstream_rq_rx_reset.inc(),
+        Failure::RemoteReset => stats.upstream_rq_rx_reset.inc(),
         Failure::Protocol | Failure::Request => stats.upstream_rq_tx_reset.inc(),
         Failure::ConnectionTermination => stats.upstream_rq_pending_failure_eject.inc(),
-        Failure::Overflow(_) | Failure::Connect(_) => {}
+        // A refused stream counts as none: it may be tried again.
+        Failure::RefusedStream | Failure::Overflow(_) | Failure::Connect(_) => {}
     }
 }
 
