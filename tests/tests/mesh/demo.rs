@@ -9,7 +9,7 @@ use outrigger_tests::process::Process;
 use outrigger_tests::{proxy, wait};
 use serde_json::Value;
 
-use crate::{near, run};
+use crate::{near, run_alone};
 
 const DURATION: u64 = 15;
 /// Start, stop, and reading traces come on top.
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 #[test]
 fn the_demo_shows_it_all_and_leaves_nothing_behind() {
-    run(async {
+    run_alone(async {
         let folder = tempfile::tempdir()?;
         let args = [
             "demo".to_owned(),

@@ -7,13 +7,29 @@ mod rejections;
 mod scope;
 mod traces;
 
+use std::sync::{PoisonError, RwLock};
+
 use anyhow::{Result, ensure};
 use outrigger_tests::mesh::{ControlPlane, Sidecar, objects};
 use outrigger_tests::proxy::Kind;
 use outrigger_tests::upstream::Upstream;
 
+/// The demo's load does not wait for answers, so it needs the machine for itself.
+static MACHINE: RwLock<()> = RwLock::new(());
+
 /// Runs one test.
 fn run(test: impl Future<Output = Result<()>>) {
+    let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    finish(test);
+}
+
+/// Runs one test while no other of this program runs.
+fn run_alone(test: impl Future<Output = Result<()>>) {
+    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    finish(test);
+}
+
+fn finish(test: impl Future<Output = Result<()>>) {
     if let Err(error) = outrigger_tests::block_on(test) {
         panic!("{error:#}");
     }
