@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=100))]
     canary: u32,
     /// Requests per second.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
     rate: u32,
     /// Port of the control plane's JSON API; 0 lets the system choose.
     #[arg(long, default_value_t = 0)]
