@@ -119,6 +119,8 @@ pub struct Route {
     pub response_headers: HeaderMutations,
     /// `decorator.operation`: the span's name.
     pub operation: Option<Arc<str>>,
+    /// The same for `x-envoy-decorator-operation`, unless `decorator.propagate` is false.
+    pub propagated_operation: Option<http::HeaderValue>,
     /// Sampling of this route, if overridden.
     pub tracing: Option<super::tracing::RouteTracing>,
     /// `stat_prefix`, for route-level statistics.

@@ -34,6 +34,9 @@ names! {
     X_ENVOY_EXTERNAL_ADDRESS = "x-envoy-external-address";
     X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER = "x-envoy-downstream-service-cluster";
     X_ENVOY_DOWNSTREAM_SERVICE_NODE = "x-envoy-downstream-service-node";
+    X_ENVOY_DECORATOR_OPERATION = "x-envoy-decorator-operation";
+    X_ENVOY_ORIGINAL_PATH = "x-envoy-original-path";
+    X_ENVOY_ORIGINAL_HOST = "x-envoy-original-host";
 }
 
 /// `x-envoy-…` headers that only internal clients may send.
@@ -276,8 +279,15 @@ pub fn prepare_request(
     } else {
         if seen.envoy {
             if is_edge {
-                headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
-                headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_NODE);
+                for name in [
+                    X_ENVOY_DECORATOR_OPERATION,
+                    X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
+                    X_ENVOY_DOWNSTREAM_SERVICE_NODE,
+                    X_ENVOY_ORIGINAL_PATH,
+                    X_ENVOY_ORIGINAL_HOST,
+                ] {
+                    headers.remove(name);
+                }
             }
             for name in INTERNAL_ONLY {
                 headers.remove(name);

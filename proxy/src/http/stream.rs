@@ -288,6 +288,9 @@ impl Stream {
                     || (is_local && !is_request_complete)),
         };
         headers::finish_response(&mut head.headers, &hcm.config, cx);
+        if let Some(tracer) = &hcm.tracer {
+            tracer.respond(&mut head.headers, info);
+        }
         head.extensions.remove::<hyper::ext::ReasonPhrase>();
         info.response_code = Some(head.status);
         info.downstream.first_tx = Some(now);

@@ -310,6 +310,7 @@ fn tls_redirect() -> Route {
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
         operation: None,
+        propagated_operation: None,
         tracing: None,
         stat_prefix: None,
         origin: Arc::from("require_tls"),

@@ -45,6 +45,7 @@ fn route(name: &str, path: PathMatch, needs_header: bool) -> Arc<Route> {
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
         operation: None,
+        propagated_operation: None,
         tracing: None,
         stat_prefix: None,
         origin: Arc::from(name),

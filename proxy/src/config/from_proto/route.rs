@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use http::HeaderValue;
 use outrigger_proto::{
     envoy::config::{
         core::v3::Metadata,
@@ -282,6 +283,9 @@ fn route(
         "no request is ever buffered: nothing is retried or mirrored yet",
         [per_request_buffer_limit_bytes, request_body_buffer_limit]
     );
+    let (operation, propagated_operation) = decorator
+        .map(|proto| decorator_operation(&cx.field("decorator"), proto))
+        .unwrap_or_default();
     let matches = cx
         .required("match", r#match)
         .and_then(|proto| route_match(&cx.field("match"), proto));
@@ -334,7 +338,8 @@ fn route(
             response_headers_to_add,
             response_headers_to_remove,
         ),
-        operation: decorator.and_then(|proto| decorator_operation(&cx.field("decorator"), proto)),
+        operation,
+        propagated_operation,
         tracing,
         stat_prefix: None,
         name: Arc::from(name),
@@ -342,16 +347,26 @@ fn route(
     })
 }
 
-fn decorator_operation(cx: &Cx<'_>, decorator: Decorator) -> Option<Arc<str>> {
+/// The name of spans, for us and, unless that is not wanted, for the peer.
+fn decorator_operation(
+    cx: &Cx<'_>,
+    decorator: Decorator,
+) -> (Option<Arc<str>>, Option<HeaderValue>) {
     cx.converts::<Decorator>();
     let Decorator {
         operation,
         propagate,
     } = decorator;
-    // `false` is what we do; see docs/differences.md for a field left out.
-    let propagate = propagate.filter(|BoolValue { value }| *value);
-    unsupported!(cx, Decorator, [propagate]);
-    Some(cx.non_empty("operation", &operation))
+    let propagated = match (propagate, HeaderValue::from_str(&operation)) {
+        (Some(BoolValue { value: false }), _) => None,
+        (_, Ok(value)) => Some(value),
+        (_, Err(_)) => {
+            cx.field("operation")
+                .error("cannot be sent in a header; set propagate to false");
+            None
+        }
+    };
+    (Some(cx.non_empty("operation", &operation)), propagated)
 }
 
 /// The mesh object that made a route, where our control plane has said it.

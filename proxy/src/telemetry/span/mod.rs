@@ -27,6 +27,10 @@ pub use sampling::{Decision, Reason};
 
 pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// How a proxy tells its peer what the other's span is to be called.
+pub(super) static DECORATOR_OPERATION: HeaderName =
+    HeaderName::from_static("x-envoy-decorator-operation");
+
 /// The tracer of one connection manager.
 #[derive(Debug)]
 pub struct Tracer {
@@ -54,6 +58,8 @@ pub struct ActiveSpan {
     pub upstream_id: Option<u64>,
     /// Forms of trace context that came in beside W3C's.
     forms: Forms,
+    /// The span's name, where the peer gave one.
+    operation: Option<HeaderValue>,
     /// Values of the headers that the route's custom tags read, in their order.
     route_values: Vec<Option<HeaderValue>>,
 }
@@ -126,9 +132,46 @@ impl Tracer {
             tracestate: incoming.tracestate,
             upstream_id: spawn_upstream.then(random_span_id),
             forms: incoming.forms,
+            operation: self.exchange_operation(headers, info),
         };
         propagation::write(&span, headers);
         info.trace = Some(Box::new(span));
+    }
+
+    /// Tells the server of an outbound request what its span is to be called; on the inbound side takes
+    /// the name that the client gave.
+    fn exchange_operation(
+        &self,
+        headers: &mut HeaderMap,
+        info: &StreamInfo,
+    ) -> Option<HeaderValue> {
+        if !self.is_outbound {
+            return headers
+                .remove(&DECORATOR_OPERATION)
+                .filter(|name| !name.is_empty());
+        }
+        let route = info.route.as_ref()?;
+        if let Some(operation) = &route.propagated_operation {
+            headers.insert(&DECORATOR_OPERATION, operation.clone());
+        }
+        None
+    }
+
+    /// The same with a response's head: the server that chose a name itself tells it the client.
+    pub fn respond(&self, headers: &mut HeaderMap, info: &mut StreamInfo) {
+        let Some(span) = &mut info.trace else { return };
+        if self.is_outbound {
+            if let Some(name) = headers.remove(&DECORATOR_OPERATION)
+                && !name.is_empty()
+            {
+                span.operation = Some(name);
+            }
+        } else if span.operation.is_none()
+            && let Some(route) = &info.route
+            && let Some(operation) = &route.propagated_operation
+        {
+            headers.insert(&DECORATOR_OPERATION, operation.clone());
+        }
     }
 
     /// Exports the span of a finished stream, if it is sampled.

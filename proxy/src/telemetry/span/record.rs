@@ -132,10 +132,13 @@ impl Recorder<'_> {
         unix_nanos(info.start_time) + as_nanos(info.since_start(moment))
     }
 
-    /// The route's decorator, the configured operation, or method and route.
+    /// What the peer says, the route's decorator, the configured operation, or method and route.
     fn name(&self) -> String {
         let info = self.cx.info;
         let route = info.route.as_deref();
+        if let Some(operation) = &self.span.operation {
+            return String::from_utf8_lossy(operation.as_bytes()).into_owned();
+        }
         if let Some(operation) = route.and_then(|route| route.operation.as_ref()) {
             return String::from(&**operation);
         }
