@@ -77,7 +77,7 @@ fn imports(source: &str) -> BTreeSet<String> {
                 '}' => depth -= 1,
                 ',' if depth == 0 => is_start = true,
                 one if is_start && !one.is_whitespace() => {
-                    names.insert(word(&list[at..]));
+                    names.insert(word(list.get(at..).unwrap_or_default()));
                     is_start = false;
                 }
                 _ => {}
