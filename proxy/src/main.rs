@@ -11,6 +11,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Where huge pages are always on, the kernel would make them of stacks and of the heap's first
     // pages too. A kernel without them has nothing to switch off.
-    let _ = nix::sys::prctl::set_thp_disable(true);
+    nix::sys::prctl::set_thp_disable(true).unwrap_or_default();
     app::main(&Args::parse())
 }
