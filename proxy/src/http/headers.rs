@@ -667,6 +667,17 @@ mod tests {
     const CIDRS: &str = "          internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, \
                          prefix_len: 8}, {address_prefix: 127.0.0.0, prefix_len: 8}]}";
 
+    #[test]
+    fn several_lines_of_addresses_become_one() {
+        let mut parts = head(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+        ]);
+        prepare(&mut parts, &config(""));
+        let lines: Vec<_> = parts.headers.get_all(X_FORWARDED_FOR).iter().collect();
+        assert_eq!(lines, ["1.1.1.1,2.2.2.2"]);
+    }
+
     /// Each row as Envoy 1.40 sent it upstream: configuration, `x-forwarded-for` and `x-forwarded-proto`
     /// as they came, then `x-forwarded-for`, `x-envoy-external-address`, whether it is internal, and
     /// `x-forwarded-proto` as they went.

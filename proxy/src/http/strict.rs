@@ -359,3 +359,25 @@ fn is_authority_byte(byte: u8) -> bool {
                 | b']'
         )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parted_cookies_are_joined() {
+        let mut headers = HeaderMap::new();
+        join_cookies(&mut headers);
+        assert!(headers.is_empty());
+        for (crumb, joined) in [
+            ("a=1", "a=1"),
+            ("b=2", "a=1; b=2"),
+            ("c=3", "a=1; b=2; c=3"),
+        ] {
+            headers.append(header::COOKIE, HeaderValue::from_static(crumb));
+            join_cookies(&mut headers);
+            let values: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+            assert_eq!(values, [joined]);
+        }
+    }
+}

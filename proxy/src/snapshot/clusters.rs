@@ -98,6 +98,17 @@ impl Clusters {
         )
     }
 
+    /// A server was asked for an assignment.
+    pub(super) fn count_request(&self, service: &str) {
+        for cluster in self.versions() {
+            if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
+                && **service_name == *service
+            {
+                cluster.stats.update_attempt.inc();
+            }
+        }
+    }
+
     /// An assignment was refused.
     pub(super) fn count_rejected(&self, service: &str) {
         for cluster in self.versions() {

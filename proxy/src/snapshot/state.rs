@@ -26,7 +26,7 @@ use super::{
     listeners::Listeners,
     resource::{Origin, Refused, Resource},
     routes::Routes,
-    stats::Stats,
+    stats::{Stats, Subscription},
 };
 use crate::{
     config::{
@@ -274,9 +274,24 @@ impl State {
         }
     }
 
+    /// A server was asked for a resource for the first time (for all, with CDS and LDS).
+    pub fn count_request(&mut self, kind: Kind, name: &Arc<str>) {
+        if kind == Kind::Endpoints {
+            self.clusters.count_request(name);
+        } else if let Some(subscription) = self.subscription(kind, name) {
+            subscription.requested();
+        }
+    }
+
     /// The initial fetch timeout of what was subscribed to is over.
     pub fn count_timeout(&mut self, kind: Kind, name: &Arc<str>) {
-        let subscription = match kind {
+        if let Some(subscription) = self.subscription(kind, name) {
+            subscription.timed_out();
+        }
+    }
+
+    fn subscription(&mut self, kind: Kind, name: &Arc<str>) -> Option<&Subscription> {
+        match kind {
             Kind::Cluster => self.stats.cds.as_ref(),
             Kind::Listener => self.stats.lds.as_ref(),
             Kind::Route => self
@@ -284,9 +299,6 @@ impl State {
                 .stat_prefix_of(name)
                 .map(|prefix| self.stats.route(name, &prefix)),
             Kind::Endpoints => None,
-        };
-        if let Some(subscription) = subscription {
-            subscription.timed_out();
         }
     }
 

@@ -120,6 +120,11 @@ impl Subscription {
         }
     }
 
+    /// A server was asked.
+    pub(super) fn requested(&self) {
+        self.attempt.inc();
+    }
+
     /// An update came and was taken, or refused.
     pub(super) fn updated(&self, is_accepted: bool, version: Option<&str>) {
         self.attempt.inc();

@@ -31,6 +31,7 @@ impl Host for FakeHost {
 }
 
 struct Fixture {
+    registry: Registry,
     state: State,
     host: FakeHost,
 }
@@ -57,7 +58,11 @@ impl Fixture {
         let bootstrap = load(bootstrap, &Overrides::default()).unwrap();
         let mut state = State::new(&bootstrap, &registry, &mut host).unwrap();
         state.settle();
-        Self { state, host }
+        Self {
+            registry,
+            state,
+            host,
+        }
     }
 
     fn send<M>(&mut self, kind: Kind, messages: &[(&str, &str)], removed: &[&str]) -> Vec<Rejection>
@@ -105,6 +110,58 @@ const EDS_CLUSTER: &str =
 const ENDPOINTS: &str = "{cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}";
 const ROUTES: &str = "{name: r, virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: a}}]}]}";
 const LISTENER: &str = r#"{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{filters: [{name: hcm, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: s, rds: {route_config_name: r, config_source: {ads: {}, resource_api_version: V3}}, http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]}"#;
+
+#[test]
+fn updates_count_at_who_subscribed() {
+    let mut fixture = Fixture::new();
+    let registry = fixture.registry.clone();
+    let stat = |name: &str| registry.scope("").counter(name).value();
+    fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]);
+    fixture.send::<Eds>(Kind::Endpoints, &[("a", ENDPOINTS)], &[]);
+    fixture.send::<Lds>(Kind::Listener, &[("l", LISTENER)], &[]);
+    fixture.settled();
+    let warming = registry.scope("listener_manager");
+    assert_eq!(warming.gauge("total_listeners_warming").value(), 1);
+    assert_eq!(stat("listener_manager.listener_create_success"), 0);
+    fixture.send::<Rds>(Kind::Route, &[("r", ROUTES)], &[]);
+    fixture.settled();
+    // The same again is an update, and no other configuration.
+    fixture.send::<Rds>(Kind::Route, &[("r", ROUTES)], &[]);
+    fixture.send::<Rds>(Kind::Route, &[("r", "{name: other}")], &[]);
+    for (name, value) in [
+        ("cluster_manager.cluster_added", 2),
+        ("cluster.a.update_success", 1),
+        ("listener_manager.listener_added", 1),
+        ("listener_manager.listener_create_success", 1),
+        ("http.s.rds.r.update_success", 2),
+        ("http.s.rds.r.update_rejected", 1),
+        ("http.s.rds.r.update_attempt", 3),
+        ("http.s.rds.r.config_reload", 1),
+    ] {
+        assert_eq!(stat(name), value, "{name}");
+    }
+    let gauge = |scope: &str, name: &str| registry.scope(scope).gauge(name).value();
+    assert_eq!(gauge("cluster_manager", "active_clusters"), 2);
+    assert_eq!(gauge("listener_manager", "total_listeners_warming"), 0);
+    assert_eq!(gauge("listener_manager", "total_listeners_active"), 1);
+    fixture.send::<Lds>(Kind::Listener, &[], &["l", "unknown"]);
+    assert_eq!(stat("listener_manager.listener_removed"), 1);
+}
+
+#[test]
+fn published_listeners_take_connections_before_a_worker_does() {
+    let mut fixture = Fixture::new();
+    fixture.send::<Cds>(Kind::Cluster, &[("a", EDS_CLUSTER)], &[]);
+    fixture.send::<Eds>(Kind::Endpoints, &[("a", ENDPOINTS)], &[]);
+    fixture.send::<Lds>(Kind::Listener, &[("l", LISTENER)], &[]);
+    fixture.send::<Rds>(Kind::Route, &[("r", ROUTES)], &[]);
+    let snapshot = fixture.settled();
+    let address = snapshot.listeners[0].sockets[0].address();
+    assert!(std::net::TcpStream::connect(address).is_err());
+    let publisher = super::Publisher::new();
+    publisher.publish(snapshot);
+    std::net::TcpStream::connect(address).unwrap();
+}
 
 #[test]
 fn cluster_serves_when_its_endpoints_are_there() {

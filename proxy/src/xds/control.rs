@@ -191,6 +191,7 @@ impl<H: Host> Control<H> {
             SourceKind::Ads => {
                 if let Some(ads) = &self.ads {
                     ads.subscribe(&type_url(kind), [WILDCARD], timeout(source));
+                    self.state.count_request(kind, &Arc::from(WILDCARD));
                 }
             }
             SourceKind::Path(path) => match self.files.want_all(kind, path) {
@@ -356,6 +357,7 @@ impl<H: Host> Control<H> {
                     .fetch_timeout(kind, name)
                     .filter(|time| !time.is_zero());
                 new.entry(timeout).or_default().push(name.to_string());
+                self.state.count_request(kind, name);
             }
             for (timeout, names) in new {
                 ads.subscribe(&url, names, timeout);

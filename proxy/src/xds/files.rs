@@ -230,7 +230,26 @@ fn is_replacement(kind: EventKind) -> bool {
 mod tests {
     use std::path::Path;
 
-    use super::parse;
+    use super::{check_files, parse};
+    use crate::bootstrap::{Overrides, load};
+
+    #[test]
+    fn files_that_are_not_there_are_named_with_their_fields() {
+        let source = "{path_config_source: {path: /no/such/file}}";
+        let yaml = format!(
+            "{{node: {{id: n, cluster: c}}, dynamic_resources: {{cds_config: {source}, lds_config: {{path_config_source: {{path: /}}}}}}, \
+             static_resources: {{clusters: [{{name: a, type: EDS, eds_cluster_config: {{eds_config: {source}}}}}]}}}}"
+        );
+        let errors = check_files(&load(&yaml, &Overrides::default()).unwrap()).unwrap_err();
+        let paths: Vec<_> = errors.iter().map(|error| error.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "dynamic_resources.cds_config.path_config_source.path",
+                "static_resources.clusters[0].eds_cluster_config.eds_config.path_config_source.path",
+            ]
+        );
+    }
 
     fn errors(text: &str) -> String {
         parse(Path::new("x.yaml"), text.as_bytes()).unwrap_err()

@@ -133,3 +133,43 @@ impl http_body::Body for Upload {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+
+    use super::*;
+
+    /// A body that says how long it is, and only later that it has ended.
+    struct Announced(Option<Bytes>);
+
+    impl http_body::Body for Announced {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            match self.0.take() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => Poll::Pending,
+            }
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0.as_ref().map_or(0, |data| data.len() as u64))
+        }
+    }
+
+    #[test]
+    fn announced_length_is_the_end() {
+        let state = UploadState::new(Rc::default());
+        let body = Body::boxed(Announced(Some(Bytes::from_static(b"abc"))));
+        let mut upload = Upload::new(body, Some(Rc::clone(&state)));
+        assert!(!state.is_done());
+        let mut task = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut upload).poll_frame(&mut task).is_ready());
+        assert!(state.is_done());
+    }
+}
