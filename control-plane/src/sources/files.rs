@@ -1,8 +1,8 @@
 //! A directory of YAML files, watched.
 //!
 //! The kernel's notifications say *when* to look; what changed is found by looking at every file's
-//! metadata, so a lost notification costs at most [`RESCAN`]. Changes that come together are taken
-//! together: looking waits until the directory has been quiet for [`QUIET`].
+//! metadata, so a lost notification costs at most `RESCAN`. Changes that come together are taken
+//! together: looking waits until the directory has been quiet for `QUIET`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

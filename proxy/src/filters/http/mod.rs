@@ -1,7 +1,7 @@
 //! HTTP filters: the registry, and the chain that a stream passes.
 //!
 //! A filter is a folder with its configuration and its per-stream state, and one line in
-//! [`http_filters!`] below. The line makes a variant of the configuration and of the running filter, so
+//! `http_filters!` below. The line makes a variant of the configuration and of the running filter, so
 //! that a call of a filter is a `match`, not a virtual call. The router is not a filter here: it is
 //! where every chain ends.
 
