@@ -91,8 +91,21 @@ pub fn send_body<B>(body: B, stream: SendStream<Bytes>) -> SendBody<B> {
         stream,
         pending: Bytes::new(),
         sent: 0,
+        early: 0,
     }
 }
+
+/// [`send_body`] for a stream that was just opened. It has no room before its connection has written the
+/// head: a small first chunk does not wait for that, so that both are written at once.
+pub fn send_request_body<B>(body: B, stream: SendStream<Bytes>) -> SendBody<B> {
+    SendBody {
+        early: EARLY,
+        ..send_body(body, stream)
+    }
+}
+
+/// The size of a first chunk that does not wait.
+const EARLY: usize = 16 * 1024;
 
 /// A body that can be sent.
 pub trait Source: http_body::Body<Data = Bytes, Error = BodyError> + Unpin {}
@@ -107,6 +120,8 @@ pub struct SendBody<B> {
     stream: SendStream<Bytes>,
     pending: Bytes,
     sent: u64,
+    /// Up to this size, the next chunk is sent whether the window has room or not.
+    early: usize,
 }
 
 impl<B: Source> Future for SendBody<B> {
@@ -174,6 +189,10 @@ impl<B: Source> SendBody<B> {
             self.stream.reserve_capacity(self.pending.len());
             room = self.stream.capacity();
         }
+        if room == 0 && self.pending.len() <= self.early {
+            room = self.pending.len();
+        }
+        self.early = 0;
         while room == 0 {
             room = match ready!(self.stream.poll_capacity(cx)) {
                 Some(Ok(room)) => room,
@@ -191,5 +210,51 @@ impl<B: Source> SendBody<B> {
             .send_data(chunk, is_end)
             .map_err(SendError::Stream)?;
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::http::Body;
+
+    #[tokio::test]
+    async fn a_small_request_body_does_not_wait_for_its_connection() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (client, server) =
+            tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+        let (mut sender, connection) = client.unwrap();
+        let mut open = || {
+            let request = http::Request::post("http://a/").body(()).unwrap();
+            sender.send_request(request, false).unwrap()
+        };
+
+        // Nothing drives the connection yet.
+        let (_large_response, stream) = open();
+        let large = vec![0; EARLY + 1];
+        let mut large = send_request_body(Body::full(large), stream);
+        assert!((&mut large).now_or_never().is_none());
+        let (_response, stream) = open();
+        let sent = send_request_body(Body::full("abc"), stream).now_or_never();
+        assert!(matches!(sent, Some(Ok(3))), "{sent:?}");
+
+        let (give, take) = oneshot::channel();
+        tokio::spawn(connection);
+        tokio::spawn(async move {
+            let mut server: h2::server::Connection<_, Bytes> = server.unwrap();
+            let first = server.accept().await.unwrap().unwrap();
+            let second = server.accept().await.unwrap().unwrap();
+            give.send((first, second)).unwrap();
+            server.accept().await
+        });
+        let (first, (request, _respond)) = take.await.unwrap();
+        let mut body = request.into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+        assert!(body.is_end_stream());
+        assert!(matches!(large.await, Ok(sent) if sent == EARLY as u64 + 1));
+        drop(first);
     }
 }

@@ -155,7 +155,7 @@ impl Attempt {
         let (response, stream) = lease.send(request, is_end)?;
         let mut upload_task = None;
         if let Some(state) = &self.upload {
-            let mut sending = h2_body::send_body(self.body, stream);
+            let mut sending = h2_body::send_request_body(self.body, stream);
             // A small body is often there with its head and goes out at once.
             match poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx))).await {
                 Poll::Ready(sent) => note_sent(state, &sent),
