@@ -52,7 +52,7 @@ pub struct Active {
 
 impl Active {
     /// Binds the addresses (or takes over the sockets of `previous`) and resolves what connections
-    /// need. Nothing listens before a worker takes a socket.
+    /// need. Nothing listens before a snapshot with it is published.
     ///
     /// # Errors
     /// Says why an address can't be bound or the inline routes can't be compiled.

@@ -116,8 +116,7 @@ static_resources:
         )
     }
 
-    /// Where the first listener listens. Workers listen when they have seen the snapshot: clients
-    /// retry until then.
+    /// Where the first listener listens: from its publication on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.publisher.current().listeners[0].sockets[0].address()
     }
