@@ -39,5 +39,7 @@ mod validate;
 pub use decode::{decode_any, decode_resource};
 pub use error::{FieldError, TextError};
 pub use schema::{FieldInfo, fields};
-pub use text::{any_to_value, message_from_value, parse_yaml, value_from_message};
+pub use text::{
+    Reading, any_to_value, message_from_value, parse_yaml, read_message, value_from_message,
+};
 pub use validate::validate;

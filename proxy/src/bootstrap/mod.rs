@@ -52,9 +52,10 @@ impl std::error::Error for LoadError {}
 /// Every error of the text, with its path (or, where it does not parse, its line and column).
 pub fn load(text: &str, overrides: &Overrides) -> Result<Bootstrap, LoadError> {
     let value = outrigger_proto::parse_yaml(text).map_err(LoadError::Text)?;
-    let (mut proto, mut errors) = match outrigger_proto::message_from_value::<Proto>(value) {
-        Ok(proto) => (proto, Vec::new()),
-        Err(errors) => return Err(LoadError::Content(errors)),
+    let mut reading = outrigger_proto::read_message::<Proto>(&value);
+    drop(value);
+    let Some(mut proto) = reading.take_message() else {
+        return Err(LoadError::Content(reading.errors().to_vec()));
     };
     let node = proto.node.get_or_insert_default();
     if let Some(id) = &overrides.node_id {
@@ -66,11 +67,19 @@ pub fn load(text: &str, overrides: &Overrides) -> Result<Bootstrap, LoadError> {
     node.user_agent_name = "outrigger".to_owned();
     let sink = Sink::new();
     let converted = from_proto::bootstrap(&sink.root(""), proto);
-    match sink.finish(converted) {
-        Ok(bootstrap) => Ok(bootstrap),
-        Err(found) => {
-            errors.extend(found);
-            Err(LoadError::Content(errors))
+    let found = match sink.finish(converted) {
+        Ok(bootstrap) if reading.errors().is_empty() => return Ok(bootstrap),
+        Ok(_) => Vec::new(),
+        Err(found) => found,
+    };
+    // One run shows what the text does not allow and what we do not support; what only follows from an
+    // error that is already there is left out.
+    let mut errors = reading.errors().to_vec();
+    for error in found {
+        let is_known = errors.iter().any(|known| known.path == error.path);
+        if !(is_known || reading.explains(&error.path)) {
+            errors.push(error);
         }
     }
+    Err(LoadError::Content(errors))
 }

@@ -118,7 +118,8 @@ impl Cx<'_> {
         converted
     }
 
-    /// The message inside an `Any`, validated; errors carry this path.
+    /// The message inside an `Any`, validated; errors carry this path. One that is not valid is given all the
+    /// same where it can be decoded, so that its conversion finds what else is wrong with it.
     #[must_use]
     pub fn any<M: prost::Message + Default + Name>(&self, any: &Any) -> Option<M> {
         match outrigger_proto::decode_any(any) {
@@ -127,7 +128,9 @@ impl Cx<'_> {
                 errors
                     .into_iter()
                     .for_each(|error: ConfigError| self.error_below(error));
-                None
+                (any.type_url == M::type_url())
+                    .then(|| M::decode(any.value.as_slice()).ok())
+                    .flatten()
             }
         }
     }

@@ -139,6 +139,15 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
     } = static_resources.unwrap_or_default();
     unsupported!(at, StaticResources, [secrets]);
     let clusters_cx = at.field("clusters");
+    // Before conversion: a cluster that is refused for another reason still has its name.
+    check_names(
+        &clusters_cx,
+        clusters
+            .iter()
+            .map(|one| one.name.as_str())
+            .enumerate()
+            .filter(|(_, name)| !name.is_empty()),
+    );
     let names = clusters.iter().map(|one| one.name.clone()).collect();
     let clusters = clusters
         .into_iter()
@@ -166,8 +175,7 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
         })
         .collect::<Vec<_>>();
     let dynamic = dynamic(&cx.field("dynamic_resources"), dynamic_resources);
-    check_names(&clusters_cx, clusters.iter().map(|(i, c)| (*i, &c.name)));
-    check_names(&listeners_cx, listeners.iter().map(|(i, l)| (*i, &l.name)));
+    check_names(&listeners_cx, listeners.iter().map(|(i, l)| (*i, &*l.name)));
     check_addresses(&listeners_cx, &listeners);
     let node = node.unwrap_or_default();
     check_references(
@@ -286,7 +294,7 @@ fn dynamic(cx: &Cx<'_>, resources: Option<DynamicResources>) -> Dynamic {
     }
 }
 
-fn check_names<'a>(cx: &Cx<'_>, names: impl Iterator<Item = (usize, &'a Arc<str>)>) {
+fn check_names<'a>(cx: &Cx<'_>, names: impl Iterator<Item = (usize, &'a str)>) {
     let mut seen = HashMap::new();
     for (index, name) in names {
         if let Some(first) = seen.insert(name, index) {

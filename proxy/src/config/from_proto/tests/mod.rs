@@ -22,6 +22,42 @@ fn errors(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn mistyped_invalid_and_unsupported_fields_are_found_in_one_run() {
+    let found = errors(
+        r#"
+static_resources:
+  clusters:
+  - name: a
+    conect_timeout: 1s
+    upstream_bind_config: {source_address: {address: 1.1.1.1, port_value: 0}}
+  - name: a
+    lb_policy: MAGLEV
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {max_concurrent_streams: 0, allow_metadata: true}}
+"#,
+    );
+    for expected in [
+        "static_resources.clusters[0].conect_timeout: unknown field; did you mean `connect_timeout`?",
+        "static_resources.clusters[0].upstream_bind_config: not supported",
+        "static_resources.clusters[1].name: duplicate",
+        "static_resources.clusters[1].lb_policy: MAGLEV is not supported",
+        "http2_protocol_options.max_concurrent_streams: ",
+        "http2_protocol_options.allow_metadata: not supported",
+    ] {
+        assert_eq!(
+            found
+                .iter()
+                .filter(|error| error.contains(expected))
+                .count(),
+            1,
+            "{expected} once in {found:#?}"
+        );
+    }
+}
+
+#[test]
 fn empty_bootstrap_is_valid() {
     let bootstrap = load("{}", &Overrides::default()).unwrap();
     assert!(bootstrap.listeners.is_empty());
