@@ -4,17 +4,22 @@
 #[path = "../../../../../tests/acceptance/case.rs"]
 mod case;
 
-use crate::bootstrap::{LoadError, Overrides, load};
+use crate::{
+    bootstrap::{LoadError, Overrides, load},
+    xds,
+};
 
 const CASES: &str = include_str!("../../../../../tests/acceptance/cases.yaml");
 
 /// What is said of a bootstrap, a line for each error.
 fn errors(text: &str) -> Vec<String> {
-    match load(text, &Overrides::default()) {
-        Ok(_) => Vec::new(),
-        Err(LoadError::Text(error)) => vec![error.to_string()],
-        Err(LoadError::Content(errors)) => errors.iter().map(ToString::to_string).collect(),
-    }
+    let errors = match load(text, &Overrides::default()) {
+        // The files that it names are looked for when it is in order otherwise.
+        Ok(bootstrap) => xds::check_files(&bootstrap).err().unwrap_or_default(),
+        Err(LoadError::Text(error)) => return vec![error.to_string()],
+        Err(LoadError::Content(errors)) => errors,
+    };
+    errors.iter().map(ToString::to_string).collect()
 }
 
 #[test]
