@@ -120,6 +120,7 @@ impl App {
                 access_logs: access_logs.clone(),
                 exporters: exporters.clone(),
                 own_address: own_address(),
+                shows_reasons: !args.hide_reasons,
                 service_cluster: Arc::clone(&bootstrap.node.cluster),
                 service_node: Arc::clone(&bootstrap.node.id),
             },

@@ -59,6 +59,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub admin_address_path: Option<PathBuf>,
 
+    /// Send no `x-outrigger-reason` with replies of our own, for a proxy at the edge; logs and spans still
+    /// say why
+    #[arg(long)]
+    pub hide_reasons: bool,
+
     /// Accepted for Envoy's sake, without effect: there is no hot restart here
     #[arg(long, value_name = "ID", help_heading = "Without effect")]
     pub base_id: Option<u32>,

@@ -89,7 +89,7 @@ impl HcmRuntime {
             needed: (tracer.is_some() || !access_logs.is_empty()).then_some(needed),
             tracer,
             access_logs,
-            shows_reason: true,
+            shows_reason: build.shows_reasons,
             own_address: build.own_address,
             service_cluster: Arc::clone(&build.service_cluster),
             service_node: Arc::clone(&build.service_node),

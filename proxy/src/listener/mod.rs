@@ -31,6 +31,8 @@ pub struct Build {
     pub exporters: Exporters,
     /// This machine's address, appended to `x-forwarded-for` for clients on the loopback.
     pub own_address: IpAddr,
+    /// Replies of our own say why in `x-outrigger-reason`.
+    pub shows_reasons: bool,
     /// `node.cluster`, for `x-envoy-downstream-service-cluster`.
     pub service_cluster: Arc<str>,
     /// `node.id`, for `x-envoy-downstream-service-node`.

@@ -52,6 +52,7 @@ impl Fixture {
             access_logs: AccessLogs::new(&registry),
             exporters: Exporters::new(&registry).0,
             own_address: std::net::Ipv4Addr::LOCALHOST.into(),
+            shows_reasons: true,
             service_cluster: Arc::from(""),
             service_node: Arc::from(""),
         });

@@ -53,6 +53,7 @@ impl TestWorker {
             access_logs: AccessLogs::new(&registry),
             exporters: Exporters::new(&registry).0,
             own_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            shows_reasons: true,
             service_cluster: "cluster".into(),
             service_node: "node".into(),
         });
