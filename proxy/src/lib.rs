@@ -1,9 +1,7 @@
 //! The data plane: an Envoy-compatible sidecar proxy.
 //!
-//! `ARCHITECTURE.md` follows one request and one configuration update through these modules.
-//! Modules import downwards only:
-//! `app ► admin ► worker ► listener ► http ► {filters/http, router} ► upstream ► telemetry ► snapshot
-//! ► config half` (`config`, `convert`, `bootstrap`: pure, no I/O).
+//! `ARCHITECTURE.md` follows one request and one configuration update through these modules, and says
+//! which of them may import which. `config`, `convert` and `bootstrap` are pure: no I/O, no clock.
 
 pub mod admin;
 pub mod app;
