@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    NameMap,
-    resource::{Origin, Refused, Resource},
+    resource::{Origin, Resource},
+    versions::Versions,
 };
 use crate::{
     config::{
@@ -21,18 +21,12 @@ use crate::{
 /// All clusters of the proxy.
 #[derive(Debug, Default)]
 pub(super) struct Clusters {
-    entries: BTreeMap<Arc<str>, Entry>,
+    /// The clusters themselves.
+    pub(super) by_name: Versions<Cluster>,
     /// Last assignment of each EDS service: a changed cluster starts from it at once.
     assignments: BTreeMap<Arc<str>, (Resource, Arc<LoadAssignment>)>,
     /// EDS services whose first answer did not come in time: what wants them later does not wait again.
     given_up: BTreeSet<Arc<str>>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Entry {
-    pub(super) active: Option<(Resource, Arc<Cluster>)>,
-    pub(super) warming: Option<(Resource, Arc<Cluster>)>,
-    pub(super) refused: Option<Refused>,
 }
 
 impl Clusters {
@@ -47,24 +41,18 @@ impl Clusters {
         config: Config,
         registry: &Registry,
     ) -> Result<Option<Arc<Cluster>>, String> {
-        if resource.origin == Origin::Dynamic && self.is_static(&config.name) {
+        if resource.origin == Origin::Dynamic && self.by_name.is_static(&config.name) {
             return Err("a static cluster has this name".to_owned());
         }
         if let Some(other) = self.other_source(&config) {
             return Err(other);
         }
-        let entry = self.entries.entry(Arc::clone(&config.name)).or_default();
-        entry.refused = None;
-        let latest = entry.warming.as_mut().or(entry.active.as_mut());
-        if let Some((known, _)) = latest
-            && known.body.value == resource.body.value
-        {
-            known.version = resource.version;
+        if self.by_name.is_latest(&resource) {
             return Ok(None);
         }
         // A version that never warmed gives its hosts to the next one too.
-        let previous = entry.warming.as_ref().or(entry.active.as_ref());
-        let cluster = Cluster::new(Arc::new(config), registry, previous.map(|(_, old)| old));
+        let previous = self.by_name.latest(&config.name);
+        let cluster = Cluster::new(Arc::new(config), registry, previous);
         if let Discovery::Eds { service_name, .. } = &cluster.config.discovery {
             if let Some((_, assignment)) = self.assignments.get(service_name) {
                 cluster.update_hosts(assignment);
@@ -72,35 +60,20 @@ impl Clusters {
                 cluster.give_up_waiting();
             }
         }
-        entry.warming = Some((resource, Arc::clone(&cluster)));
+        self.by_name.warm(resource, Arc::clone(&cluster));
         Ok(Some(cluster))
-    }
-
-    pub(super) fn refuse(&mut self, name: &str, refused: Refused) {
-        self.entries.entry(Arc::from(name)).or_default().refused = Some(refused);
     }
 
     /// Removes a dynamic cluster; tells whether there was one.
     pub(super) fn remove(&mut self, name: &str) -> bool {
-        !self.is_static(name)
-            && self
-                .entries
-                .remove(name)
-                .is_some_and(|entry| entry.active.is_some() || entry.warming.is_some())
-    }
-
-    /// Clusters that serve, and that warm.
-    pub(super) fn count(&self) -> (usize, usize) {
-        let entries = || self.entries.values();
-        (
-            entries().filter(|entry| entry.active.is_some()).count(),
-            entries().filter(|entry| entry.warming.is_some()).count(),
-        )
+        self.by_name
+            .remove(name)
+            .is_some_and(|entry| entry.versions().next().is_some())
     }
 
     /// A server was asked for an assignment.
     pub(super) fn count_request(&self, service: &str) {
-        for cluster in self.versions() {
+        for cluster in self.by_name.all() {
             if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
                 && **service_name == *service
             {
@@ -111,7 +84,7 @@ impl Clusters {
 
     /// An assignment was refused.
     pub(super) fn count_rejected(&self, service: &str) {
-        for cluster in self.versions() {
+        for cluster in self.by_name.all() {
             if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
                 && **service_name == *service
             {
@@ -119,16 +92,6 @@ impl Clusters {
                 cluster.stats.update_rejected.inc();
             }
         }
-    }
-
-    fn is_static(&self, name: &str) -> bool {
-        self.entries.get(name).is_some_and(|entry| {
-            entry
-                .active
-                .iter()
-                .chain(&entry.warming)
-                .any(|(resource, _)| resource.origin == Origin::Static)
-        })
     }
 
     /// Assignments are kept by service name, so one name can't have two sources.
@@ -141,7 +104,7 @@ impl Clusters {
             return None;
         };
         let from = SourceKey(from.kind.clone());
-        self.versions()
+        self.by_name.all()
             .filter(|cluster| *cluster.name() != config.name)
             .find_map(|cluster| match &cluster.config.discovery {
                 Discovery::Eds {
@@ -162,7 +125,7 @@ impl Clusters {
         let name = Arc::clone(&resource.name);
         let assignment = Arc::new(assignment);
         let mut is_wanted = false;
-        for cluster in self.versions() {
+        for cluster in self.by_name.all() {
             if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
                 && *service_name == name
             {
@@ -184,7 +147,7 @@ impl Clusters {
         if !self.assignments.contains_key(service) {
             self.given_up.insert(Arc::from(service));
         }
-        for cluster in self.versions() {
+        for cluster in self.by_name.all() {
             if let Discovery::Eds { service_name, .. } = &cluster.config.discovery
                 && **service_name == *service
             {
@@ -196,7 +159,7 @@ impl Clusters {
     /// Lets warm clusters serve; tells whether any did.
     pub(super) fn promote(&mut self) -> bool {
         let mut changed = false;
-        for entry in self.entries.values_mut() {
+        for entry in self.by_name.entries_mut() {
             if entry
                 .warming
                 .as_ref()
@@ -222,7 +185,8 @@ impl Clusters {
 
     /// EDS services wanted, by source.
     pub(super) fn services(&self) -> BTreeSet<(SourceKey, Arc<str>)> {
-        self.versions()
+        self.by_name
+            .all()
             .filter_map(|cluster| match &cluster.config.discovery {
                 Discovery::Eds {
                     service_name,
@@ -235,7 +199,8 @@ impl Clusters {
 
     /// How long the wait for the first answer of an EDS service may last.
     pub(super) fn fetch_timeout(&self, service: &str) -> Option<std::time::Duration> {
-        self.versions()
+        self.by_name
+            .all()
             .find_map(|cluster| match &cluster.config.discovery {
                 Discovery::Eds {
                     service_name,
@@ -245,52 +210,8 @@ impl Clusters {
             })
     }
 
-    /// Whether the name is known only as one that warms.
-    pub(super) fn is_warming(&self, name: &str) -> bool {
-        self.entries
-            .get(name)
-            .is_some_and(|entry| entry.active.is_none() && entry.warming.is_some())
-    }
-
-    pub(super) fn exists(&self, name: &str) -> bool {
-        self.entries
-            .get(name)
-            .is_some_and(|entry| entry.active.is_some() || entry.warming.is_some())
-    }
-
-    pub(super) fn find_static(&self, name: &str) -> Option<Arc<Cluster>> {
-        let entry = self.entries.get(name)?;
-        let (resource, cluster) = entry.active.as_ref().or(entry.warming.as_ref())?;
-        (resource.origin == Origin::Static).then(|| Arc::clone(cluster))
-    }
-
-    pub(super) fn has_warming(&self) -> bool {
-        self.entries.values().any(|entry| entry.warming.is_some())
-    }
-
-    pub(super) fn serving(&self) -> NameMap<Arc<Cluster>> {
-        self.entries
-            .iter()
-            .filter_map(|(name, entry)| {
-                let (_, cluster) = entry.active.as_ref()?;
-                Some((Arc::clone(name), Arc::clone(cluster)))
-            })
-            .collect()
-    }
-
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
-        self.entries.iter()
-    }
-
     pub(super) fn assignments(&self) -> impl Iterator<Item = &Resource> {
         self.assignments.values().map(|(resource, _)| resource)
-    }
-
-    fn versions(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        self.entries
-            .values()
-            .flat_map(|entry| entry.active.iter().chain(&entry.warming))
-            .map(|(_, cluster)| cluster)
     }
 }
 

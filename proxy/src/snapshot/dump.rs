@@ -6,6 +6,7 @@ use super::{
     resource::{Refused, Resource},
     routes::Routes,
     state::Kind,
+    versions::Entry,
 };
 
 /// All resources with their states.
@@ -46,31 +47,14 @@ pub(super) fn dump(clusters: &Clusters, listeners: &Listeners, routes: &Routes) 
             state,
         });
     };
-    let refused_state = |refused: &Refused| DumpState::Refused(refused.reason.clone());
-    for (_, entry) in clusters.entries() {
-        if let Some((resource, _)) = &entry.active {
-            push(Kind::Cluster, resource, DumpState::Active);
-        }
-        if let Some((resource, _)) = &entry.warming {
-            push(Kind::Cluster, resource, DumpState::Warming);
-        }
-        if let Some(refused) = &entry.refused {
-            push(Kind::Cluster, &refused.resource, refused_state(refused));
-        }
+    for entry in clusters.by_name.entries() {
+        push_entry(&mut push, Kind::Cluster, entry);
     }
     for resource in clusters.assignments() {
         push(Kind::Endpoints, resource, DumpState::Active);
     }
-    for (_, entry) in listeners.entries() {
-        if let Some((resource, _)) = &entry.active {
-            push(Kind::Listener, resource, DumpState::Active);
-        }
-        if let Some((resource, _)) = &entry.warming {
-            push(Kind::Listener, resource, DumpState::Warming);
-        }
-        if let Some(refused) = &entry.refused {
-            push(Kind::Listener, &refused.resource, refused_state(refused));
-        }
+    for entry in listeners.by_name.entries() {
+        push_entry(&mut push, Kind::Listener, entry);
     }
     for (_, entry) in routes.entries() {
         if let Some((resource, _)) = &entry.active {
@@ -79,9 +63,31 @@ pub(super) fn dump(clusters: &Clusters, listeners: &Listeners, routes: &Routes) 
         if let Some(pending) = &entry.pending {
             push(Kind::Route, &pending.resource, DumpState::Warming);
         }
-        if let Some(refused) = &entry.refused {
-            push(Kind::Route, &refused.resource, refused_state(refused));
-        }
+        push_refused(&mut push, Kind::Route, entry.refused.as_ref());
     }
     Dump { entries }
+}
+
+fn push_entry<T>(push: &mut impl FnMut(Kind, &Resource, DumpState), kind: Kind, entry: &Entry<T>) {
+    if let Some((resource, _)) = &entry.active {
+        push(kind, resource, DumpState::Active);
+    }
+    if let Some((resource, _)) = &entry.warming {
+        push(kind, resource, DumpState::Warming);
+    }
+    push_refused(push, kind, entry.refused.as_ref());
+}
+
+fn push_refused(
+    push: &mut impl FnMut(Kind, &Resource, DumpState),
+    kind: Kind,
+    refused: Option<&Refused>,
+) {
+    if let Some(refused) = refused {
+        push(
+            kind,
+            &refused.resource,
+            DumpState::Refused(refused.reason.clone()),
+        );
+    }
 }

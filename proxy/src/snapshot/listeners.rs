@@ -1,16 +1,17 @@
 //! Listeners by name: the serving version, the one that warms, and what was refused last.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use super::{
     clusters::{Clusters, SourceKey},
-    resource::{Origin, Refused, Resource},
+    resource::{Origin, Resource},
     routes::{Routes, named_clusters},
     state::Host,
+    versions::Versions,
 };
 use crate::{
     config::{
@@ -23,18 +24,12 @@ use crate::{
 /// All listeners of the proxy.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    entries: BTreeMap<Arc<str>, Entry>,
+    /// The listeners themselves.
+    pub(super) by_name: Versions<Active>,
     /// Versions that serve no more; their connections drain, and need their routes until then.
     retired: Vec<Weak<Active>>,
     /// Removed by the update that is being taken: what takes their place takes over their sockets.
     removed: Vec<Arc<Active>>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Entry {
-    pub(super) active: Option<(Resource, Arc<Active>)>,
-    pub(super) warming: Option<(Resource, Arc<Active>)>,
-    pub(super) refused: Option<Refused>,
 }
 
 impl Listeners {
@@ -52,96 +47,62 @@ impl Listeners {
         if let Some(other) = self.address_taken(&config) {
             return Err(other);
         }
-        if resource.origin == Origin::Dynamic && self.is_static(&config.name) {
+        if resource.origin == Origin::Dynamic && self.by_name.is_static(&config.name) {
             return Err("a static listener has this name".to_owned());
         }
         if let Some(other) = self.other_source(&config) {
             return Err(other);
         }
-        let entry = self.entries.entry(Arc::clone(&config.name)).or_default();
-        if let Some((known, _)) = entry.warming.as_mut().or(entry.active.as_mut())
-            && known.body.value == resource.body.value
-        {
-            known.version = resource.version;
-            entry.refused = None;
+        if self.by_name.is_latest(&resource) {
             return Ok(false);
         }
-        let previous = entry
-            .warming
-            .as_ref()
-            .or(entry.active.as_ref())
-            .map(|(_, active)| active)
-            .or_else(|| {
-                self.removed
-                    .iter()
-                    .find(|old| overlap(&old.config, &config))
-            });
+        let previous = self.by_name.latest(&config.name).or_else(|| {
+            self.removed
+                .iter()
+                .find(|old| overlap(&old.config, &config))
+        });
         let active = host.activate(Arc::new(config), previous)?;
-        entry.refused = None;
-        entry.warming = Some((resource, active));
+        self.by_name.warm(resource, active);
         Ok(true)
     }
 
     /// Two listeners can't have one address; port 0 is never the same.
     fn address_taken(&self, config: &Listener) -> Option<String> {
-        for (name, entry) in &self.entries {
-            if *name == config.name {
-                continue;
-            }
-            for (_, active) in entry.active.iter().chain(&entry.warming) {
-                let taken = config.addresses.iter().find(|address| {
-                    address.port() != 0 && active.config.addresses.contains(address)
-                });
-                if let Some(address) = taken {
-                    return Some(format!(
-                        "error adding listener: '{}' has duplicate address '{address}' as existing listener '{name}'",
-                        config.name
-                    ));
-                }
+        let others = self
+            .by_name
+            .all()
+            .filter(|active| active.config.name != config.name);
+        for active in others {
+            let taken = config
+                .addresses
+                .iter()
+                .find(|address| address.port() != 0 && active.config.addresses.contains(address));
+            if let Some(address) = taken {
+                return Some(format!(
+                    "error adding listener: '{}' has duplicate address '{address}' as existing listener '{}'",
+                    config.name, active.config.name
+                ));
             }
         }
         None
     }
 
-    pub(super) fn refuse(&mut self, name: &str, refused: Refused) {
-        self.entries.entry(Arc::from(name)).or_default().refused = Some(refused);
-    }
-
     /// Removes a dynamic listener; tells whether there was one.
     pub(super) fn remove(&mut self, name: &str) -> bool {
-        let mut is_removed = false;
-        if self.is_static(name) {
-            return is_removed;
+        let Some(entry) = self.by_name.remove(name) else {
+            return false;
+        };
+        let before = self.removed.len();
+        for (_, active) in entry.active.into_iter().chain(entry.warming) {
+            self.retired.push(Arc::downgrade(&active));
+            self.removed.push(active);
         }
-        if let Some(entry) = self.entries.remove(name) {
-            is_removed = entry.active.is_some() || entry.warming.is_some();
-            let versions = entry.active.into_iter().chain(entry.warming);
-            for (_, active) in versions {
-                self.retired.push(Arc::downgrade(&active));
-                self.removed.push(active);
-            }
-        }
-        is_removed
-    }
-
-    pub(super) fn exists(&self, name: &str) -> bool {
-        self.entries
-            .get(name)
-            .is_some_and(|entry| entry.active.is_some() || entry.warming.is_some())
-    }
-
-    /// Listeners that serve, and that warm.
-    pub(super) fn count(&self) -> (usize, usize) {
-        let entries = || self.entries.values();
-        (
-            entries().filter(|entry| entry.active.is_some()).count(),
-            entries().filter(|entry| entry.warming.is_some()).count(),
-        )
+        self.removed.len() > before
     }
 
     /// The `stat_prefix` of the first connection manager that wants a route configuration.
     pub(super) fn stat_prefix_of(&self, route: &str) -> Option<Arc<str>> {
-        self.versions().find_map(|active| {
+        self.by_name.all().find_map(|active| {
             active.config.filter_chains.iter().find_map(|chain| {
                 let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
                 match &manager.routes {
@@ -159,20 +120,10 @@ impl Listeners {
         self.removed.clear();
     }
 
-    fn is_static(&self, name: &str) -> bool {
-        self.entries.get(name).is_some_and(|entry| {
-            entry
-                .active
-                .iter()
-                .chain(&entry.warming)
-                .any(|(resource, _)| resource.origin == Origin::Static)
-        })
-    }
-
     /// Route configurations are kept by name, so one name can't have two sources.
     fn other_source(&self, config: &Listener) -> Option<String> {
         for (from, wanted, _) in route_names(config) {
-            for active in self.versions() {
+            for active in self.by_name.all() {
                 let is_other = active.config.name != config.name
                     && route_names(&active.config)
                         .any(|(source, name, _)| name == wanted && source != from);
@@ -191,10 +142,11 @@ impl Listeners {
     /// warms; tells how many workers take one over, counted for each.
     pub(super) fn promote(&mut self, routes: &Routes, clusters: &Clusters) -> usize {
         let mut taken_over = 0;
-        for entry in self.entries.values_mut() {
+        for entry in self.by_name.entries_mut() {
             let is_ready = entry.warming.as_ref().is_some_and(|(_, active)| {
                 route_names(&active.config).all(|(_, name, _)| routes.is_ready(&name))
-                    && !inline_clusters(&active.config).any(|name| clusters.is_warming(&name))
+                    && !inline_clusters(&active.config)
+                        .any(|name| clusters.by_name.is_warming(&name))
             });
             if is_ready {
                 if let Some((_, old)) = std::mem::replace(&mut entry.active, entry.warming.take()) {
@@ -211,7 +163,8 @@ impl Listeners {
 
     /// Route configurations wanted, by source.
     pub(super) fn routes(&self) -> BTreeSet<(SourceKey, Arc<str>)> {
-        self.versions()
+        self.by_name
+            .all()
             .flat_map(|active| {
                 route_names(&active.config)
                     .map(|(source, name, _)| (source, name))
@@ -225,7 +178,8 @@ impl Listeners {
     pub(super) fn routes_in_use(&mut self) -> BTreeSet<Arc<str>> {
         self.retired.retain(|old| old.strong_count() > 0);
         let draining = self.retired.iter().filter_map(Weak::upgrade);
-        self.versions()
+        self.by_name
+            .all()
             .cloned()
             .chain(draining)
             .flat_map(|active| {
@@ -238,34 +192,11 @@ impl Listeners {
 
     /// How long the wait for the first answer of a route configuration may last.
     pub(super) fn fetch_timeout(&self, route: &str) -> Option<Duration> {
-        self.versions().find_map(|active| {
+        self.by_name.all().find_map(|active| {
             route_names(&active.config)
                 .find(|(_, name, _)| **name == *route)
                 .map(|(_, _, timeout)| timeout)
         })
-    }
-
-    pub(super) fn has_warming(&self) -> bool {
-        self.entries.values().any(|entry| entry.warming.is_some())
-    }
-
-    pub(super) fn serving(&self) -> Vec<Arc<Active>> {
-        self.entries
-            .values()
-            .filter_map(|entry| entry.active.as_ref())
-            .map(|(_, active)| Arc::clone(active))
-            .collect()
-    }
-
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
-        self.entries.iter()
-    }
-
-    fn versions(&self) -> impl Iterator<Item = &Arc<Active>> {
-        self.entries
-            .values()
-            .flat_map(|entry| entry.active.iter().chain(&entry.warming))
-            .map(|(_, active)| active)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use std::{collections::HashMap, sync::Arc};
 

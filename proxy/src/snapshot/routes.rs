@@ -86,7 +86,7 @@ impl Routes {
                 !pending
                     .clusters
                     .iter()
-                    .any(|name| clusters.is_warming(name))
+                    .any(|name| clusters.by_name.is_warming(name))
             });
             if is_ready && let Some(pending) = entry.pending.take() {
                 entry.active = Some((pending.resource, pending.table));

@@ -224,8 +224,8 @@ impl State {
                     reason: rejection.to_string(),
                 };
                 match kind {
-                    Kind::Cluster => self.clusters.refuse(&rejection.name, refused),
-                    Kind::Listener => self.listeners.refuse(&rejection.name, refused),
+                    Kind::Cluster => self.clusters.by_name.refuse(&rejection.name, refused),
+                    Kind::Listener => self.listeners.by_name.refuse(&rejection.name, refused),
                     Kind::Route => self.routes.refuse(&rejection.name, refused),
                     Kind::Endpoints => {}
                 }
@@ -338,7 +338,7 @@ impl State {
                 if let Discovery::Eds { source, .. } = &config.discovery {
                     self.check_source("eds_cluster_config.eds_config", source)?;
                 }
-                let was_known = self.clusters.exists(&config.name);
+                let was_known = self.clusters.by_name.exists(&config.name);
                 let started = self
                     .clusters
                     .upsert(resource, config, &self.registry)
@@ -361,7 +361,7 @@ impl State {
                 let config = convert(&resource, from_proto::listener)?;
                 same_name(&resource, &config.name)?;
                 self.check_listener(&config)?;
-                let was_known = self.listeners.exists(&config.name);
+                let was_known = self.listeners.by_name.exists(&config.name);
                 let is_changed = self
                     .listeners
                     .upsert(resource, config, host)
@@ -376,7 +376,8 @@ impl State {
                 })?);
                 same_name(&resource, &config.name)?;
                 if config.validate_clusters {
-                    let missing = config.unknown_clusters(&|name| self.clusters.exists(name));
+                    let missing =
+                        config.unknown_clusters(&|name| self.clusters.by_name.exists(name));
                     if !missing.is_empty() {
                         return Err(missing);
                     }
@@ -403,7 +404,8 @@ impl State {
                     self.check_source("rds.config_source", source)?
                 }
                 RouteSource::Inline(routes) if routes.validate_clusters => {
-                    let missing = routes.unknown_clusters(&|name| self.clusters.exists(name));
+                    let missing =
+                        routes.unknown_clusters(&|name| self.clusters.by_name.exists(name));
                     if !missing.is_empty() {
                         return Err(missing
                             .into_iter()
@@ -447,9 +449,9 @@ impl State {
         let taken_over = self.listeners.promote(&self.routes, &self.clusters);
         self.stats.listener_create_success.add(taken_over as u64);
         changed |= taken_over > 0;
-        let (active, warming) = self.clusters.count();
+        let (active, warming) = self.clusters.by_name.count();
         self.stats.clusters.set(active, warming);
-        let (active, warming) = self.listeners.count();
+        let (active, warming) = self.listeners.by_name.count();
         self.stats.listeners.set(active, warming);
         if !changed {
             return None;
@@ -459,9 +461,19 @@ impl State {
         self.version += 1;
         Some(Snapshot {
             version: self.version,
-            clusters: self.clusters.serving(),
+            clusters: self
+                .clusters
+                .by_name
+                .serving()
+                .map(|(name, cluster)| (Arc::clone(name), Arc::clone(cluster)))
+                .collect(),
             routes: self.routes.serving(),
-            listeners: self.listeners.serving(),
+            listeners: self
+                .listeners
+                .by_name
+                .serving()
+                .map(|(_, active)| Arc::clone(active))
+                .collect(),
         })
     }
 
@@ -488,19 +500,19 @@ impl State {
     /// A cluster of the bootstrap.
     #[must_use]
     pub fn static_cluster(&self, name: &str) -> Option<Arc<Cluster>> {
-        self.clusters.find_static(name)
+        self.clusters.by_name.find_static(name)
     }
 
     /// Whether a cluster waits to become warm.
     #[must_use]
     pub fn is_warming_clusters(&self) -> bool {
-        self.clusters.has_warming()
+        self.clusters.by_name.has_warming()
     }
 
     /// Whether anything waits to become warm.
     #[must_use]
     pub fn is_warming(&self) -> bool {
-        self.clusters.has_warming() || self.listeners.has_warming()
+        self.clusters.by_name.has_warming() || self.listeners.by_name.has_warming()
     }
 
     /// Everything, for `/config_dump`.
