@@ -18,8 +18,6 @@ pub struct HttpConnectionManager {
     pub routes: RouteSource,
     /// In order; the last is the router.
     pub filters: Vec<HttpFilter>,
-    /// Settings of the router filter.
-    pub router: RouterOptions,
     /// `server_name`, default `envoy`.
     pub server_name: http::HeaderValue,
     /// What happens with the `server` header.
@@ -120,17 +118,6 @@ pub enum RouteSource {
         /// Where it comes from.
         source: ConfigSource,
     },
-}
-
-/// `envoy.extensions.filters.http.router.v3.Router`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RouterOptions {
-    /// Add no `x-envoy-*` headers.
-    pub suppress_envoy_headers: bool,
-    /// A child span for each upstream request.
-    pub start_child_span: bool,
-    /// Take `x-envoy-expected-rq-timeout-ms` of the request as its timeout.
-    pub respect_expected_rq_timeout: bool,
 }
 
 /// An HTTP filter with its place and name.

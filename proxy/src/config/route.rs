@@ -123,8 +123,6 @@ pub struct Route {
     pub propagated_operation: Option<http::HeaderValue>,
     /// Sampling of this route, if overridden.
     pub tracing: Option<super::tracing::RouteTracing>,
-    /// `stat_prefix`, for route-level statistics.
-    pub stat_prefix: Option<Arc<str>>,
     /// Object and rule that made this route (`HTTPRoute/shop/reviews rule 1`), from
     /// `metadata.filter_metadata["outrigger.dev"].origin`; else the route's name; for
     /// `x-outrigger-reason`.

@@ -312,7 +312,6 @@ fn tls_redirect() -> Route {
         operation: None,
         propagated_operation: None,
         tracing: None,
-        stat_prefix: None,
         origin: Arc::from("require_tls"),
     }
 }

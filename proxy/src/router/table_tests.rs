@@ -47,7 +47,6 @@ fn route(name: &str, path: PathMatch, needs_header: bool) -> Arc<Route> {
         operation: None,
         propagated_operation: None,
         tracing: None,
-        stat_prefix: None,
         origin: Arc::from(name),
     })
 }

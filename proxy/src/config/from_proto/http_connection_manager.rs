@@ -25,8 +25,8 @@ use prost::Name;
 use super::{access_log, http_protocol, route, source, tracing};
 use crate::{
     config::http_connection_manager::{
-        Codec, EscapedSlashes, HttpConnectionManager, HttpFilter, RouteSource, RouterOptions,
-        ServerHeader, StripPort,
+        Codec, EscapedSlashes, HttpConnectionManager, HttpFilter, RouteSource, ServerHeader,
+        StripPort,
     },
     convert::{Cx, bool_or, u32_or},
     filters, no_effect, unsupported,
@@ -146,7 +146,7 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
         common_http_protocol_options,
     );
     let routes = route_source(cx, route_specifier);
-    let (filters, router) = http_filters_of(&cx.field("http_filters"), http_filters);
+    let filters = http_filters_of(&cx.field("http_filters"), http_filters);
     let max_request_headers_kb = u32_or(max_request_headers_kb, MAX_REQUEST_HEADERS_KB);
     if !(1..=8192).contains(&max_request_headers_kb) {
         cx.field("max_request_headers_kb")
@@ -169,7 +169,6 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
         codec: codec(cx, codec_type)?,
         routes: routes?,
         filters,
-        router,
         server_name: if server_name.is_empty() {
             http::HeaderValue::from_static("envoy")
         } else {
@@ -359,9 +358,8 @@ fn route_source(cx: &Cx<'_>, specifier: Option<hcm::RouteSpecifier>) -> Option<R
     }
 }
 
-fn http_filters_of(cx: &Cx<'_>, filters: Vec<FilterProto>) -> (Vec<HttpFilter>, RouterOptions) {
+fn http_filters_of(cx: &Cx<'_>, filters: Vec<FilterProto>) -> Vec<HttpFilter> {
     let last = filters.len().saturating_sub(1);
-    let mut options = RouterOptions::default();
     let mut converted = Vec::with_capacity(filters.len());
     let mut has_terminal = false;
     for (index, filter) in filters.into_iter().enumerate() {
@@ -408,7 +406,7 @@ fn http_filters_of(cx: &Cx<'_>, filters: Vec<FilterProto>) -> (Vec<HttpFilter>, 
         }
         has_terminal = true;
         if let Some(router) = at.any::<Router>(&any) {
-            options = router_options(&at, router);
+            check_router(&at, router);
         }
         converted.push(HttpFilter {
             name,
@@ -418,10 +416,11 @@ fn http_filters_of(cx: &Cx<'_>, filters: Vec<FilterProto>) -> (Vec<HttpFilter>, 
     if !has_terminal {
         cx.error("the last HTTP filter must be the router");
     }
-    (converted, options)
+    converted
 }
 
-fn router_options(cx: &Cx<'_>, router: Router) -> RouterOptions {
+/// No setting of the router is supported yet but the defaults.
+fn check_router(cx: &Cx<'_>, router: Router) {
     cx.converts::<Router>();
     #[expect(deprecated, reason = "Envoy still accepts start_child_span")]
     let Router {
@@ -454,9 +453,4 @@ fn router_options(cx: &Cx<'_>, router: Router) -> RouterOptions {
             reject_connect_request_early_data
         ]
     );
-    RouterOptions {
-        suppress_envoy_headers,
-        start_child_span,
-        respect_expected_rq_timeout,
-    }
 }

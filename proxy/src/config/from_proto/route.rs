@@ -341,7 +341,6 @@ fn route(
         operation,
         propagated_operation,
         tracing,
-        stat_prefix: None,
         name: Arc::from(name),
         origin: Arc::from(origin),
     })
