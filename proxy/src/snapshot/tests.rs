@@ -6,34 +6,18 @@ use outrigger_proto::google::protobuf::Any;
 
 use super::{
     Origin, Resource, Snapshot, State,
-    state::{Host, Kind, Rejection},
+    state::{Kind, Rejection},
 };
 use crate::{
     bootstrap::{Overrides, load},
-    config,
-    listener::{Active, Build},
-    telemetry::{access_log::AccessLogs, otlp::Exporters, stats::Registry},
-    upstream::Cluster,
+    telemetry::stats::Registry,
+    worker::testing::TestHost,
 };
-
-struct FakeHost(Build);
-
-impl Host for FakeHost {
-    fn activate(
-        &mut self,
-        config: Arc<config::listener::Listener>,
-        previous: Option<&Arc<Active>>,
-    ) -> Result<Arc<Active>, String> {
-        Active::new(config, previous, &self.0)
-    }
-
-    fn discover(&mut self, _cluster: &Arc<Cluster>) {}
-}
 
 struct Fixture {
     registry: Registry,
     state: State,
-    host: FakeHost,
+    host: TestHost,
 }
 
 impl Fixture {
@@ -46,16 +30,7 @@ impl Fixture {
 
     fn with(bootstrap: &str) -> Self {
         let registry = Registry::new(1);
-        let mut host = FakeHost(Build {
-            registry: registry.clone(),
-            workers: 1,
-            access_logs: AccessLogs::new(&registry),
-            exporters: Exporters::new(&registry).0,
-            own_address: std::net::Ipv4Addr::LOCALHOST.into(),
-            shows_reasons: true,
-            service_cluster: Arc::from(""),
-            service_node: Arc::from(""),
-        });
+        let mut host = TestHost::new(&registry);
         let bootstrap = load(bootstrap, &Overrides::default()).unwrap();
         let mut state = State::new(&bootstrap, &registry, &mut host).unwrap();
         state.settle();

@@ -28,7 +28,23 @@ pub(crate) struct TestWorker {
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
-struct TestHost(Build);
+/// Binds sockets, finds no hosts.
+pub(crate) struct TestHost(Build);
+
+impl TestHost {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        Self(Build {
+            registry: registry.clone(),
+            workers: 1,
+            access_logs: AccessLogs::new(registry),
+            exporters: Exporters::new(registry).0,
+            own_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            shows_reasons: true,
+            service_cluster: "cluster".into(),
+            service_node: "node".into(),
+        })
+    }
+}
 
 impl Host for TestHost {
     fn activate(
@@ -47,16 +63,7 @@ impl TestWorker {
     pub(crate) fn start(yaml: &str) -> Self {
         let bootstrap = bootstrap::load(yaml, &Overrides::default()).unwrap();
         let registry = Registry::new(1);
-        let mut host = TestHost(Build {
-            registry: registry.clone(),
-            workers: 1,
-            access_logs: AccessLogs::new(&registry),
-            exporters: Exporters::new(&registry).0,
-            own_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            shows_reasons: true,
-            service_cluster: "cluster".into(),
-            service_node: "node".into(),
-        });
+        let mut host = TestHost::new(&registry);
         let mut state = State::new(&bootstrap, &registry, &mut host).unwrap();
         let publisher = Publisher::new();
         publisher.publish(state.settle().unwrap());
