@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{
     http1,
-    stats::{HcmStats, ListenerHttpStats, RouterStats},
+    stats::{HcmStats, Responses, RouterStats},
 };
 use crate::{
     config::{
@@ -28,7 +28,7 @@ pub struct HcmRuntime {
     /// Of its router filter, same scope.
     pub router_stats: RouterStats,
     /// `listener.<address>.http.<stat_prefix>.…`
-    pub listener_stats: ListenerHttpStats,
+    pub listener_responses: Responses,
     /// The compiled table of an inline route configuration; others are in the snapshot.
     pub inline_routes: Option<Arc<router::Table>>,
     /// hyper's settings.
@@ -82,7 +82,7 @@ impl HcmRuntime {
         Ok(Self {
             stats: HcmStats::new(registry, &prefix),
             router_stats: RouterStats::new(registry, &prefix),
-            listener_stats: ListenerHttpStats::new(registry, &listener_prefix),
+            listener_responses: Responses::new(&registry.scope(&listener_prefix), "downstream_rq"),
             inline_routes,
             http1: http1::builder(&config),
             filters: Factories::new(&config.filters),

@@ -2,7 +2,7 @@
 
 use ::http::StatusCode;
 
-use crate::telemetry::stats::{Counter, Gauge, Histogram, Registry, Unit};
+use crate::telemetry::stats::{Counter, Gauge, Histogram, Registry, Scope, Unit};
 
 macro_rules! stats {
     ($(#[$doc:meta])* $name:ident { $($kind:ident $field:ident = $metric:literal),* $(,)? }) => {
@@ -23,8 +23,10 @@ macro_rules! stats {
     (@type counter) => { Counter };
     (@type gauge) => { Gauge };
     (@type milliseconds) => { Histogram };
+    (@type responses) => { Responses };
     (@make counter $scope:ident $metric:literal) => { $scope.counter($metric) };
     (@make gauge $scope:ident $metric:literal) => { $scope.gauge($metric) };
+    (@make responses $scope:ident $metric:literal) => { Responses::new(&$scope, $metric) };
     (@make milliseconds $scope:ident $metric:literal) => {
         $scope.histogram($metric, Unit::Milliseconds)
     };
@@ -71,12 +73,7 @@ stats! {
         counter rq_too_many_premature_resets = "downstream_rq_too_many_premature_resets",
         counter rq_ws_on_non_ws_route = "downstream_rq_ws_on_non_ws_route",
         milliseconds rq_time = "downstream_rq_time",
-        counter rq_completed = "downstream_rq_completed",
-        counter rq_1xx = "downstream_rq_1xx",
-        counter rq_2xx = "downstream_rq_2xx",
-        counter rq_3xx = "downstream_rq_3xx",
-        counter rq_4xx = "downstream_rq_4xx",
-        counter rq_5xx = "downstream_rq_5xx",
+        responses rq = "downstream_rq",
     }
 }
 
@@ -93,45 +90,32 @@ stats! {
     }
 }
 
-stats! {
-    /// Statistics of a connection manager seen from its listener
-    /// (`listener.<address>.http.<stat_prefix>`).
-    ListenerHttpStats {
-        counter rq_completed = "downstream_rq_completed",
-        counter rq_1xx = "downstream_rq_1xx",
-        counter rq_2xx = "downstream_rq_2xx",
-        counter rq_3xx = "downstream_rq_3xx",
-        counter rq_4xx = "downstream_rq_4xx",
-        counter rq_5xx = "downstream_rq_5xx",
-    }
+/// Finished responses, all of them and by class.
+#[derive(Debug)]
+pub struct Responses {
+    completed: Counter,
+    classes: [Counter; 5],
 }
 
-impl HcmStats {
-    /// Counts a finished response.
-    pub fn count_response(&self, status: StatusCode) {
-        self.rq_completed.inc();
-        match status.as_u16() / 100 {
-            1 => self.rq_1xx.inc(),
-            2 => self.rq_2xx.inc(),
-            3 => self.rq_3xx.inc(),
-            4 => self.rq_4xx.inc(),
-            5 => self.rq_5xx.inc(),
-            _ => {}
+impl Responses {
+    /// `<prefix>_completed`, `<prefix>_1xx` to `<prefix>_5xx`.
+    #[must_use]
+    pub fn new(scope: &Scope, prefix: &str) -> Self {
+        Self {
+            completed: scope.counter(&format!("{prefix}_completed")),
+            classes: [1, 2, 3, 4, 5].map(|class| scope.counter(&format!("{prefix}_{class}xx"))),
         }
     }
-}
 
-impl ListenerHttpStats {
     /// Counts a finished response.
-    pub fn count_response(&self, status: StatusCode) {
-        self.rq_completed.inc();
-        match status.as_u16() / 100 {
-            1 => self.rq_1xx.inc(),
-            2 => self.rq_2xx.inc(),
-            3 => self.rq_3xx.inc(),
-            4 => self.rq_4xx.inc(),
-            5 => self.rq_5xx.inc(),
-            _ => {}
+    pub fn count(&self, status: StatusCode) {
+        self.completed.inc();
+        let class = usize::from(status.as_u16() / 100);
+        if let Some(counter) = class
+            .checked_sub(1)
+            .and_then(|index| self.classes.get(index))
+        {
+            counter.inc();
         }
     }
 }

@@ -391,8 +391,8 @@ impl Stream {
             },
         }
         if let Some(status) = info.response_code {
-            hcm.stats.count_response(status);
-            hcm.listener_stats.count_response(status);
+            hcm.stats.rq.count(status);
+            hcm.listener_responses.count(status);
         }
         hcm.stats.rq_active.dec();
         connection
