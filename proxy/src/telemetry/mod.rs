@@ -3,6 +3,7 @@
 pub mod access_log;
 pub mod flags;
 pub mod format;
+mod later;
 pub mod otlp;
 pub mod span;
 pub mod stats;

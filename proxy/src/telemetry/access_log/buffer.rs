@@ -3,6 +3,7 @@
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use super::writer::SinkFile;
+use crate::telemetry::later::later;
 
 /// A buffer goes to the writer when it is this large, …
 const LARGE: usize = 32 * 1024;
@@ -81,24 +82,12 @@ pub(super) fn append(sink: &Arc<SinkFile>, write: impl FnOnce(&mut Vec<u8>, &mut
         if buffer.bytes.len() >= LARGE {
             buffer.send();
         } else if !*is_armed {
-            *is_armed = arm();
+            *is_armed = later(OLD, flush_thread);
             if !*is_armed {
                 buffer.send();
             }
         }
     });
-}
-
-/// Starts a task that flushes this thread's buffers a moment later; false outside a runtime.
-fn arm() -> bool {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-        return false;
-    };
-    runtime.spawn(async {
-        tokio::time::sleep(OLD).await;
-        flush_thread();
-    });
-    true
 }
 
 /// Hands this thread's lines to the writer now. Threads with a runtime do so by themselves, and when

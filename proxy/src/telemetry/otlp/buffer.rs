@@ -5,6 +5,7 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::Destination;
+use crate::telemetry::later::later;
 
 /// A buffer goes to the main thread when it holds this many spans, …
 const LARGE: usize = 64;
@@ -60,24 +61,12 @@ pub(super) fn append(destination: &Arc<Destination>, span: Span) {
         if spans.len() >= LARGE {
             destination.send(std::mem::take(spans));
         } else if !*is_armed {
-            *is_armed = arm();
+            *is_armed = later(OLD, flush_thread);
             if !*is_armed {
                 destination.send(std::mem::take(spans));
             }
         }
     });
-}
-
-/// Starts a task that flushes this thread's buffers a moment later; false outside a runtime.
-fn arm() -> bool {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-        return false;
-    };
-    runtime.spawn(async {
-        tokio::time::sleep(OLD).await;
-        flush_thread();
-    });
-    true
 }
 
 /// Hands this thread's spans to the main thread now. Threads with a runtime do so by themselves, and
