@@ -68,14 +68,8 @@ pub(super) fn next_request(
     subscription: &mut Subscription,
     node: Option<&Node>,
 ) -> Option<discovery::DeltaDiscoveryRequest> {
-    let answer = subscription.answers.pop_front();
+    let answer = subscription.due()?;
     let first = subscription.sent.is_none();
-    if first && subscription.wanted.is_empty() {
-        return None;
-    }
-    if answer.is_none() && !first && !subscription.is_changed() {
-        return None;
-    }
     let sent = subscription.sent.take().unwrap_or_default();
     let wanted = &subscription.wanted;
     let mut subscribe: Vec<String> = wanted

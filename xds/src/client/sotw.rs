@@ -66,14 +66,7 @@ pub(super) fn next_request(
     subscription: &mut Subscription,
     node: Option<&Node>,
 ) -> Option<discovery::DiscoveryRequest> {
-    let answer = subscription.answers.pop_front();
-    let first = subscription.sent.is_none();
-    if first && subscription.wanted.is_empty() {
-        return None;
-    }
-    if answer.is_none() && !first && !subscription.is_changed() {
-        return None;
-    }
+    let answer = subscription.due()?;
     let version_info = subscription.version_to_send();
     let names = names_to_send(type_url, subscription);
     let error_detail = answer.as_ref().and_then(error_detail);

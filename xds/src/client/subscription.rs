@@ -108,6 +108,17 @@ impl Subscription {
     }
 
     /// Whether the server must be told of names.
+    /// Whether a request is to be sent, and what it answers: the first one needs names, others an answer or
+    /// other names.
+    pub(super) fn due(&mut self) -> Option<Option<Answer>> {
+        let answer = self.answers.pop_front();
+        let is_due = match self.sent {
+            None => !self.wanted.is_empty(),
+            Some(_) => answer.is_some() || self.is_changed(),
+        };
+        is_due.then_some(answer)
+    }
+
     pub(super) fn is_changed(&self) -> bool {
         !self.again.is_empty() || self.sent.as_ref() != Some(&self.wanted)
     }
