@@ -46,6 +46,59 @@ macro_rules! header_changes {
     }};
 }
 
+/// The API generates the same filter as two unrelated types: the name of its type, and of each field whether
+/// it is set.
+macro_rules! union_of {
+    ($filter:expr, $Type:ident) => {{
+        let filter = &$filter;
+        let name = match filter.r#type {
+            $Type::RequestHeaderModifier => "RequestHeaderModifier",
+            $Type::ResponseHeaderModifier => "ResponseHeaderModifier",
+            $Type::RequestMirror => "RequestMirror",
+            $Type::RequestRedirect => "RequestRedirect",
+            $Type::UrlRewrite => "URLRewrite",
+            $Type::ExtensionRef => "ExtensionRef",
+            $Type::Cors => "CORS",
+            $Type::ExternalAuth => "ExternalAuth",
+        };
+        let set = [
+            ("CORS", "cors", filter.cors.is_some()),
+            (
+                "ExtensionRef",
+                "extensionRef",
+                filter.extension_ref.is_some(),
+            ),
+            (
+                "ExternalAuth",
+                "externalAuth",
+                filter.external_auth.is_some(),
+            ),
+            (
+                "RequestHeaderModifier",
+                "requestHeaderModifier",
+                filter.request_header_modifier.is_some(),
+            ),
+            (
+                "RequestMirror",
+                "requestMirror",
+                filter.request_mirror.is_some(),
+            ),
+            (
+                "RequestRedirect",
+                "requestRedirect",
+                filter.request_redirect.is_some(),
+            ),
+            (
+                "ResponseHeaderModifier",
+                "responseHeaderModifier",
+                filter.response_header_modifier.is_some(),
+            ),
+            ("URLRewrite", "urlRewrite", filter.url_rewrite.is_some()),
+        ];
+        (name, set)
+    }};
+}
+
 /// Reads `spec.rules[i].filters`.
 pub(super) fn read_rule(
     filters: Vec<api::HttpRouteRulesFilters>,
@@ -57,49 +110,18 @@ pub(super) fn read_rule(
     let mut seen = Vec::new();
     for (index, filter) in filters.into_iter().enumerate() {
         let path = format!("{rule}.filters[{index}]");
+        let (name, set) = union_of!(filter, Type);
         let api::HttpRouteRulesFilters {
-            cors,
-            extension_ref,
-            external_auth,
+            cors: _,
+            extension_ref: _,
+            external_auth: _,
             request_header_modifier,
-            request_mirror,
+            request_mirror: _,
             request_redirect,
             response_header_modifier,
             r#type,
             url_rewrite,
         } = filter;
-        let set = [
-            ("CORS", "cors", cors.is_some()),
-            ("ExtensionRef", "extensionRef", extension_ref.is_some()),
-            ("ExternalAuth", "externalAuth", external_auth.is_some()),
-            (
-                "RequestHeaderModifier",
-                "requestHeaderModifier",
-                request_header_modifier.is_some(),
-            ),
-            ("RequestMirror", "requestMirror", request_mirror.is_some()),
-            (
-                "RequestRedirect",
-                "requestRedirect",
-                request_redirect.is_some(),
-            ),
-            (
-                "ResponseHeaderModifier",
-                "responseHeaderModifier",
-                response_header_modifier.is_some(),
-            ),
-            ("URLRewrite", "urlRewrite", url_rewrite.is_some()),
-        ];
-        let name = match r#type {
-            Type::RequestHeaderModifier => "RequestHeaderModifier",
-            Type::ResponseHeaderModifier => "ResponseHeaderModifier",
-            Type::RequestMirror => "RequestMirror",
-            Type::RequestRedirect => "RequestRedirect",
-            Type::UrlRewrite => "URLRewrite",
-            Type::ExtensionRef => "ExtensionRef",
-            Type::Cors => "CORS",
-            Type::ExternalAuth => "ExternalAuth",
-        };
         check_union(name, &set, &path, checks);
         let repeatable = matches!(r#type, Type::ExtensionRef | Type::RequestMirror);
         if seen.contains(&name) && !repeatable {
@@ -150,50 +172,7 @@ pub(super) fn read_backend(
     let mut response = None;
     for (index, filter) in filters.into_iter().enumerate() {
         let path = format!("{backend}.filters[{index}]");
-        let name = match filter.r#type {
-            Type::RequestHeaderModifier => "RequestHeaderModifier",
-            Type::ResponseHeaderModifier => "ResponseHeaderModifier",
-            Type::RequestMirror => "RequestMirror",
-            Type::RequestRedirect => "RequestRedirect",
-            Type::UrlRewrite => "URLRewrite",
-            Type::ExtensionRef => "ExtensionRef",
-            Type::Cors => "CORS",
-            Type::ExternalAuth => "ExternalAuth",
-        };
-        let set = [
-            ("CORS", "cors", filter.cors.is_some()),
-            (
-                "ExtensionRef",
-                "extensionRef",
-                filter.extension_ref.is_some(),
-            ),
-            (
-                "ExternalAuth",
-                "externalAuth",
-                filter.external_auth.is_some(),
-            ),
-            (
-                "RequestHeaderModifier",
-                "requestHeaderModifier",
-                filter.request_header_modifier.is_some(),
-            ),
-            (
-                "RequestMirror",
-                "requestMirror",
-                filter.request_mirror.is_some(),
-            ),
-            (
-                "RequestRedirect",
-                "requestRedirect",
-                filter.request_redirect.is_some(),
-            ),
-            (
-                "ResponseHeaderModifier",
-                "responseHeaderModifier",
-                filter.response_header_modifier.is_some(),
-            ),
-            ("URLRewrite", "urlRewrite", filter.url_rewrite.is_some()),
-        ];
+        let (name, set) = union_of!(filter, Type);
         check_union(name, &set, &path, checks);
         let once = format!("{name} can be used only once");
         match filter.r#type {
