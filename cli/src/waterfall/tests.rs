@@ -60,6 +60,19 @@ fn shop() -> Trace {
 }
 
 #[test]
+fn characters_that_widen_the_one_before_are_cut_too() {
+    // Each `#` is as wide as two columns with the selector behind it.
+    let wide = "#\u{fe0f}".repeat(6);
+    for room in 1..=12 {
+        assert!(text::width(&fit(&wide, room)) <= room, "{room}");
+        assert!(text::width(&text::fit_end(&wide, room)) <= room, "{room}");
+        for line in text::wrap(&wide, room) {
+            assert!(text::width(&line) <= room.max(2), "{room}");
+        }
+    }
+}
+
+#[test]
 fn a_trace_is_drawn_as_a_tree_with_bars() {
     let expected = "\
 trace 5b8efff798038103d269b633813fc60c · front GET / · 4 spans, 3 services,

@@ -30,7 +30,15 @@ pub(crate) fn fit(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.to_owned();
     }
-    let mut cut = take(text.chars(), room.saturating_sub(1));
+    let mut cut = String::new();
+    for c in text.chars() {
+        cut.push(c);
+        // A character may widen the one before it, so the whole is measured.
+        if width(&cut) > room.saturating_sub(1) {
+            cut.pop();
+            break;
+        }
+    }
     if room > 0 {
         cut.push('…');
     }
@@ -42,21 +50,17 @@ pub(super) fn fit_end(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.to_owned();
     }
-    let kept: String = take(text.chars().rev(), room.saturating_sub(1))
-        .chars()
+    let kept = text
+        .char_indices()
         .rev()
-        .collect();
-    if room > 0 { format!("…{kept}") } else { kept }
-}
-
-fn take(chars: impl Iterator<Item = char>, room: usize) -> String {
-    let mut used = 0;
-    chars
-        .take_while(|c| {
-            used += c.width().unwrap_or(0);
-            used <= room
-        })
-        .collect()
+        .map_while(|(at, _)| text.get(at..).filter(|end| width(end) < room))
+        .last()
+        .unwrap_or_default();
+    if room > 0 {
+        format!("…{kept}")
+    } else {
+        String::new()
+    }
 }
 
 /// Breaks the text into lines of at most `room` columns, at spaces where it can.
@@ -71,10 +75,11 @@ pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
             line.push(' ');
         }
         for c in word.chars() {
-            if width(&line) + c.width().unwrap_or(0) > room {
-                lines.push(std::mem::take(&mut line));
-            }
             line.push(c);
+            if width(&line) > room {
+                line.pop();
+                lines.push(std::mem::replace(&mut line, c.to_string()));
+            }
         }
     }
     lines.push(line);
