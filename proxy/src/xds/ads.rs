@@ -5,7 +5,7 @@ use std::sync::Arc;
 use outrigger_xds::{
     Form,
     backoff::Backoff,
-    client::grpc::{Config, Connector, Keepalive},
+    client::grpc::{self, Config, Connector, Keepalive},
 };
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -70,18 +70,11 @@ fn endpoint(
         .and_then(|index| hosts.get(index))
         .copied()
         .ok_or_else(|| format!("no host of cluster {} is known", names()))?;
-    let keepalive = Keepalive::default();
-    let mut endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| format!("{address}: {error}"))?
-        .connect_timeout(connect_timeout)
-        .tcp_nodelay(true)
-        .tcp_keepalive(keepalive.tcp_idle);
-    if let Some(interval) = keepalive.http2_interval {
-        endpoint = endpoint
-            .http2_keep_alive_interval(interval)
-            .keep_alive_timeout(keepalive.http2_timeout)
-            .keep_alive_while_idle(true);
-    }
+    let keepalive = Keepalive {
+        connect_timeout,
+        ..Keepalive::default()
+    };
+    let mut endpoint = grpc::endpoint(&address.to_string(), keepalive)?;
     if let Some(authority) = authority {
         let origin = format!("http://{authority}")
             .parse::<Uri>()

@@ -490,7 +490,11 @@ fn open(form: Form, channel: Channel) -> (Requests, BoxFuture<Result<Responses, 
     }
 }
 
-fn endpoint(address: &str, keepalive: Keepalive) -> Result<Endpoint, String> {
+/// What is dialled at an address: `http://host:port`, `host:port` or `unix:/path`.
+///
+/// # Errors
+/// An address that cannot be read.
+pub fn endpoint(address: &str, keepalive: Keepalive) -> Result<Endpoint, String> {
     let uri = if address.starts_with("unix:") || address.contains("://") {
         address.to_owned()
     } else {
