@@ -6,6 +6,7 @@
 //! peer let it be sent.
 
 pub mod backend;
+pub mod config;
 pub mod cores;
 pub mod load;
 pub mod report;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use outrigger_benches::config::Chain;
 use outrigger_benches::load::Protocol;
 use outrigger_benches::report::Report;
 use outrigger_benches::run::{self, Plan};
@@ -28,6 +29,12 @@ struct Args {
     /// Which protocols.
     #[arg(long, value_delimiter = ',', default_value = "http1,http2")]
     protocols: Vec<Protocol>,
+    /// How much the proxies do with each request.
+    #[arg(long, value_delimiter = ',', default_value = "plain,sidecar")]
+    chains: Vec<Chain>,
+    /// Measure instead what each filter costs that has nothing to do.
+    #[arg(long, conflicts_with_all = ["subjects", "chains"])]
+    idle_filters: bool,
     /// How many rounds.
     #[arg(long)]
     rounds: Option<usize>,
@@ -55,6 +62,8 @@ fn measure(args: &Args) -> Result<()> {
     let plan = Plan {
         subjects: args.subjects.clone(),
         protocols: args.protocols.clone(),
+        chains: args.chains.clone(),
+        idle_filters: args.idle_filters,
         rounds: args.rounds.unwrap_or(rounds),
         duration: Duration::from_secs_f64(args.seconds.unwrap_or(seconds)),
         starts: if args.quick { 5 } else { 20 },

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use outrigger_tests::proxy;
 
 use crate::backend;
+use crate::config::Chain;
 use crate::cores::{self, Cores};
 use crate::load::{self, Pace, Protocol};
 use crate::report::{Measured, Report, Scenario, Summary, median};
@@ -20,8 +21,13 @@ use crate::subject::{Kind, Subject};
 pub struct Plan {
     /// Beside Envoy, which is always measured.
     pub subjects: Vec<Kind>,
-    /// One scenario each.
+    /// One scenario for each of these …
     pub protocols: Vec<Protocol>,
+    /// … with each of these.
+    pub chains: Vec<Chain>,
+    /// Measure instead what filters that do nothing cost: Outrigger with each beside Outrigger
+    /// without.
+    pub idle_filters: bool,
     /// How many rounds.
     pub rounds: usize,
     /// How long each measurement lasts.
@@ -39,10 +45,20 @@ pub fn run(plan: &Plan) -> Result<Report> {
         .build()?;
     let mut scenarios = Vec::new();
     for protocol in &plan.protocols {
-        scenarios.push(runtime.block_on(scenario(plan, *protocol, cores))?);
+        for scenario in plan.scenarios(*protocol) {
+            scenarios.push(runtime.block_on(measure_all(plan, &scenario, cores))?);
+        }
     }
     let mut starts = Vec::new();
-    for kind in subjects(plan, Protocol::Http1) {
+    if plan.idle_filters {
+        return Ok(Report {
+            rounds: plan.rounds,
+            seconds: plan.duration.as_secs_f64(),
+            scenarios,
+            starts,
+        });
+    }
+    for kind in subjects(plan, Protocol::Http1, Chain::Plain) {
         starts.push((
             kind.name().to_owned(),
             start_time(kind, plan.starts, cores)?,
@@ -64,25 +80,66 @@ pub fn target_directory() -> Result<PathBuf> {
         .to_owned())
 }
 
-/// Envoy first: the others are measured at half its rate.
-fn subjects(plan: &Plan, protocol: Protocol) -> Vec<Kind> {
-    let others = plan
-        .subjects
-        .iter()
-        .copied()
-        .filter(|kind| kind.speaks(protocol));
-    std::iter::once(Kind::Envoy).chain(others).collect()
+/// What is measured beside each other, the yardstick first.
+struct Contest {
+    protocol: Protocol,
+    description: String,
+    subjects: Vec<(String, Kind, Chain)>,
 }
 
-async fn scenario(plan: &Plan, protocol: Protocol, cores: Cores) -> Result<Scenario> {
+impl Plan {
+    fn scenarios(&self, protocol: Protocol) -> Vec<Contest> {
+        if self.idle_filters {
+            let ours = std::iter::once(Chain::Plain).chain(Chain::IDLE);
+            return vec![Contest {
+                protocol,
+                description: format!("{}, idle filters", protocol.describe()),
+                subjects: ours
+                    .map(|chain| (chain.name().to_owned(), Kind::Outrigger, chain))
+                    .collect(),
+            }];
+        }
+        let contest = |chain: &Chain| Contest {
+            protocol,
+            description: match chain {
+                Chain::Plain => protocol.describe().to_owned(),
+                _ => format!("{}, {} chain", protocol.describe(), chain.name()),
+            },
+            subjects: subjects(self, protocol, *chain)
+                .into_iter()
+                .map(|kind| (kind.name().to_owned(), kind, *chain))
+                .collect(),
+        };
+        self.chains.iter().map(contest).collect()
+    }
+}
+
+/// Envoy first: the others are measured at half its rate.
+fn subjects(plan: &Plan, protocol: Protocol, chain: Chain) -> Vec<Kind> {
+    std::iter::once(Kind::Envoy)
+        .chain(plan.subjects.iter().copied())
+        .filter(|kind| kind.can(protocol, chain))
+        .collect()
+}
+
+async fn measure_all(plan: &Plan, contest: &Contest, cores: Cores) -> Result<Scenario> {
+    let protocol = contest.protocol;
     let backend = backend::start(protocol)?;
     let mut running = Vec::new();
-    for kind in subjects(plan, protocol) {
-        let mut subject = spawn(kind, protocol, backend, cores)?;
-        subject.ready().await.with_context(|| kind.name())?;
+    for (name, kind, chain) in &contest.subjects {
+        let mut subject = spawn(*kind, protocol, *chain, backend, cores)?;
+        subject.name.clone_from(name);
+        subject.ready().await.with_context(|| name.clone())?;
         // Fills pools and caches.
-        measure(&subject, protocol, Pace::Saturate, plan.duration / 4).await?;
-        running.push((subject, Vec::new(), Vec::new()));
+        measure(
+            &subject,
+            protocol,
+            *chain,
+            Pace::Saturate,
+            plan.duration / 4,
+        )
+        .await?;
+        running.push((subject, *chain, Vec::new(), Vec::new()));
     }
     let mut rate = None;
     for round in 0..plan.rounds {
@@ -94,46 +151,52 @@ async fn scenario(plan: &Plan, protocol: Protocol, cores: Cores) -> Result<Scena
             } else {
                 count - 1 - turn
             };
-            let (subject, saturated, fixed) = &mut running[index];
-            let name = subject.kind.name();
+            let (subject, chain, saturated, fixed) = &mut running[index];
             eprintln!(
-                "{}: round {} of {}: {name}",
-                protocol.describe(),
+                "{}: round {} of {}: {}",
+                contest.description,
                 round + 1,
-                plan.rounds
+                plan.rounds,
+                subject.name
             );
-            let full = measure(subject, protocol, Pace::Saturate, plan.duration).await?;
+            let full = measure(subject, protocol, *chain, Pace::Saturate, plan.duration).await?;
             let half = *rate.get_or_insert(full.rate / 2.0);
             saturated.push(full);
-            fixed.push(measure(subject, protocol, Pace::Rate(half), plan.duration).await?);
+            fixed.push(measure(subject, protocol, *chain, Pace::Rate(half), plan.duration).await?);
         }
     }
     let rate = rate.context("no rounds")?;
     let summaries = running
         .iter()
-        .map(|(subject, saturated, fixed)| {
+        .map(|(subject, _, saturated, fixed)| {
             Ok(Summary::new(
-                subject.kind.name(),
+                &subject.name,
                 saturated,
                 fixed,
-                &running[0].1,
                 &running[0].2,
+                &running[0].3,
                 cores::resident(subject.pid())?,
             ))
         })
         .collect::<Result<_>>()?;
     Ok(Scenario {
         protocol,
-        description: protocol.describe().to_owned(),
+        description: contest.description.clone(),
         rate,
         summaries,
     })
 }
 
 /// Starts a subject on the proxies' core, and comes back to the load's.
-fn spawn(kind: Kind, protocol: Protocol, backend: SocketAddr, cores: Cores) -> Result<Subject> {
+fn spawn(
+    kind: Kind,
+    protocol: Protocol,
+    chain: Chain,
+    backend: SocketAddr,
+    cores: Cores,
+) -> Result<Subject> {
     cores::pin(cores.proxy)?;
-    let subject = Subject::spawn(kind, protocol, backend);
+    let subject = Subject::spawn(kind, protocol, chain, backend);
     cores::pin(cores.load)?;
     subject
 }
@@ -141,21 +204,22 @@ fn spawn(kind: Kind, protocol: Protocol, backend: SocketAddr, cores: Cores) -> R
 async fn measure(
     subject: &Subject,
     protocol: Protocol,
+    chain: Chain,
     pace: Pace,
     duration: Duration,
 ) -> Result<Measured> {
     let pid = subject.pid();
     let (start, before) = (Instant::now(), cores::cpu_time(pid)?);
-    let sample = load::drive(protocol, subject.address, pace, duration)
+    let sample = load::drive(protocol, chain, subject.address, pace, duration)
         .await
-        .with_context(|| format!("load on {}", subject.kind.name()))?;
+        .with_context(|| format!("load on {}", subject.name))?;
     let (elapsed, used) = (start.elapsed(), cores::cpu_time(pid)? - before);
     ensure!(
         sample.failed == 0,
         "{} of {} requests failed on {}",
         sample.failed,
         sample.done + sample.failed,
-        subject.kind.name()
+        subject.name
     );
     Ok(Measured::new(&sample, elapsed, used))
 }
@@ -166,7 +230,7 @@ fn start_time(kind: Kind, starts: usize, cores: Cores) -> Result<f64> {
     let mut times = Vec::new();
     for _ in 0..starts {
         let start = Instant::now();
-        let subject = spawn(kind, Protocol::Http1, backend, cores)?;
+        let subject = spawn(kind, Protocol::Http1, Chain::Plain, backend, cores)?;
         while !replies(subject.address) {
             ensure!(
                 start.elapsed() < Duration::from_secs(20),

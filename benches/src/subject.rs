@@ -11,10 +11,10 @@ use clap::ValueEnum;
 use outrigger_tests::process::Process;
 use outrigger_tests::{proxy, wait};
 use serde::Serialize;
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use crate::config::{self, Chain};
 use crate::load::Protocol;
 
 /// Which proxy.
@@ -39,9 +39,13 @@ impl Kind {
         }
     }
 
-    /// Whether it proxies this protocol on both sides.
-    pub fn speaks(self, protocol: Protocol) -> bool {
-        self != Self::Nginx || protocol == Protocol::Http1
+    /// Whether it can do the work of this chain, with this protocol on both sides.
+    pub fn can(self, protocol: Protocol, chain: Chain) -> bool {
+        match self {
+            Self::Envoy => !chain.is_ours(),
+            Self::Outrigger => true,
+            Self::Nginx => protocol == Protocol::Http1 && chain == Chain::Plain,
+        }
     }
 
     fn binary(self) -> Result<PathBuf> {
@@ -60,8 +64,8 @@ impl Kind {
 /// A running one.
 #[derive(Debug)]
 pub struct Subject {
-    /// Which proxy.
-    pub kind: Kind,
+    /// Its name in reports.
+    pub name: String,
     /// Where its listener is.
     pub address: SocketAddr,
     process: Process,
@@ -70,14 +74,19 @@ pub struct Subject {
 
 impl Subject {
     /// Starts it with one worker, without waiting for anything.
-    pub fn spawn(kind: Kind, protocol: Protocol, backend: SocketAddr) -> Result<Self> {
+    pub fn spawn(
+        kind: Kind,
+        protocol: Protocol,
+        chain: Chain,
+        backend: SocketAddr,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let address = free_address()?;
         let (file, text) = match kind {
             Kind::Nginx => ("nginx.conf", nginx(folder.path(), address, backend)),
             Kind::Envoy | Kind::Outrigger => (
                 "bench.yaml",
-                bootstrap(protocol, address, backend).to_string(),
+                config::bootstrap(protocol, chain, address, backend).to_string(),
             ),
         };
         let config = folder.path().join(file);
@@ -99,7 +108,7 @@ impl Subject {
         args.push(config);
         let process = Process::start(kind.name(), &kind.binary()?, &args, &[])?;
         Ok(Self {
-            kind,
+            name: kind.name().to_owned(),
             address,
             process,
             _folder: folder,
@@ -126,61 +135,6 @@ impl Subject {
 
 fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-/// The one YAML (here JSON) of Envoy and Outrigger.
-fn bootstrap(protocol: Protocol, address: SocketAddr, backend: SocketAddr) -> Value {
-    let types = "type.googleapis.com/envoy.extensions";
-    let explicit = match protocol {
-        Protocol::Http1 => json!({"http_protocol_options": {}}),
-        Protocol::Http2 => json!({"http2_protocol_options": {}}),
-    };
-    let socket = |address: SocketAddr| {
-        let (ip, port) = (address.ip().to_string(), address.port());
-        json!({"socket_address": {"address": ip, "port_value": port}})
-    };
-    json!({
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-        "static_resources": {
-            "listeners": [{
-                "name": "main",
-                "address": socket(address),
-                "filter_chains": [{"filters": [{
-                    "name": "envoy.filters.network.http_connection_manager",
-                    "typed_config": {
-                        "@type": format!(
-                            "{types}.filters.network.http_connection_manager.v3.\
-                             HttpConnectionManager"
-                        ),
-                        "stat_prefix": "main",
-                        "route_config": {"name": "main", "virtual_hosts": [{
-                            "name": "all",
-                            "domains": ["*"],
-                            "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend"}}],
-                        }]},
-                        "http_filters": [{
-                            "name": "envoy.filters.http.router",
-                            "typed_config": {"@type": format!("{types}.filters.http.router.v3.Router")},
-                        }],
-                    },
-                }]}],
-            }],
-            "clusters": [{
-                "name": "backend",
-                "type": "STATIC",
-                "typed_extension_protocol_options": {
-                    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                        "@type": format!("{types}.upstreams.http.v3.HttpProtocolOptions"),
-                        "explicit_http_config": explicit,
-                    },
-                },
-                "load_assignment": {
-                    "cluster_name": "backend",
-                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(backend)}}]}],
-                },
-            }],
-        },
-    })
 }
 
 /// One process in the foreground, keep-alive on both sides, no log.

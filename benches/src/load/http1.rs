@@ -11,12 +11,22 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
-use super::{Arrivals, Pace, Sample};
+use super::{Arrivals, Pace, Sample, TARGETS};
+use crate::config::Chain;
 
 const CONNECTIONS: usize = 64;
 
-const REQUEST: &str = "GET /api/items?page=1 HTTP/1.1\r\nhost: bench.local\r\n\
-    user-agent: outrigger-bench\r\naccept: */*\r\n\r\n";
+/// Every target of the chain in turn.
+fn requests(chain: Chain) -> Vec<String> {
+    let request = |turn| {
+        let (host, path) = chain.target(turn);
+        format!(
+            "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: outrigger-bench\r\n\
+             accept: */*\r\nx-tier: gold\r\n\r\n"
+        )
+    };
+    (0..TARGETS).map(request).collect()
+}
 
 struct Connection {
     stream: TcpStream,
@@ -30,9 +40,16 @@ struct Shared {
     sample: RefCell<Sample>,
     in_flight: Cell<usize>,
     ended: Cell<bool>,
+    requests: Vec<String>,
+    turn: Cell<usize>,
 }
 
-pub(super) async fn drive(address: SocketAddr, pace: Pace, duration: Duration) -> Result<Sample> {
+pub(super) async fn drive(
+    address: SocketAddr,
+    chain: Chain,
+    pace: Pace,
+    duration: Duration,
+) -> Result<Sample> {
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
         let stream = TcpStream::connect(address).await?;
@@ -42,7 +59,10 @@ pub(super) async fn drive(address: SocketAddr, pace: Pace, duration: Duration) -
             due: Cell::new(Instant::now()),
         }));
     }
-    let shared = Rc::new(Shared::default());
+    let shared = Rc::new(Shared {
+        requests: requests(chain),
+        ..Shared::default()
+    });
     let local = LocalSet::new();
     local
         .run_until(async {
@@ -114,8 +134,11 @@ fn send(connection: &Connection, shared: &Shared, due: Instant) -> Result<()> {
     connection.due.set(due);
     shared.in_flight.set(shared.in_flight.get() + 1);
     // One small write into an empty socket buffer: it goes whole, or the connection is broken.
-    let written = connection.stream.try_write(REQUEST.as_bytes())?;
-    ensure!(written == REQUEST.len(), "a request was cut");
+    let turn = shared.turn.get();
+    shared.turn.set(turn + 1);
+    let request = &shared.requests[turn % shared.requests.len()];
+    let written = connection.stream.try_write(request.as_bytes())?;
+    ensure!(written == request.len(), "a request was cut");
     Ok(())
 }
 

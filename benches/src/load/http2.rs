@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use h2::client::SendRequest;
+use http::Uri;
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
-use super::{Arrivals, BODY, Pace, Sample};
+use super::{Arrivals, BODY, Pace, Sample, TARGETS};
+use crate::config::Chain;
 
 const CONNECTIONS: usize = 10;
 const STREAMS: usize = 10;
@@ -25,10 +27,32 @@ struct Shared {
     sample: RefCell<Sample>,
     in_flight: Cell<usize>,
     ended: Cell<bool>,
+    requests: Vec<Uri>,
+    turn: Cell<usize>,
 }
 
-pub(super) async fn drive(address: SocketAddr, pace: Pace, duration: Duration) -> Result<Sample> {
-    let shared = Rc::new(Shared::default());
+/// Every target of the chain in turn; plain ones are as of gRPC.
+fn requests(chain: Chain) -> Result<Vec<Uri>> {
+    let uri = |turn| {
+        let (host, path) = match chain {
+            Chain::Sidecar => chain.target(turn),
+            _ => ("bench.local".to_owned(), "/shop.Catalog/List".to_owned()),
+        };
+        Ok(format!("http://{host}{path}").parse()?)
+    };
+    (0..TARGETS).map(uri).collect()
+}
+
+pub(super) async fn drive(
+    address: SocketAddr,
+    chain: Chain,
+    pace: Pace,
+    duration: Duration,
+) -> Result<Sample> {
+    let shared = Rc::new(Shared {
+        requests: requests(chain)?,
+        ..Shared::default()
+    });
     let local = LocalSet::new();
     local
         .run_until(async {
@@ -111,7 +135,10 @@ async fn arrive(
 
 async fn request(sender: &SendRequest<Bytes>, shared: &Shared, due: Instant) {
     shared.in_flight.set(shared.in_flight.get() + 1);
-    let result = exchange(sender.clone()).await;
+    let turn = shared.turn.get();
+    shared.turn.set(turn + 1);
+    let uri = shared.requests[turn % shared.requests.len()].clone();
+    let result = exchange(sender.clone(), uri).await;
     shared.in_flight.set(shared.in_flight.get() - 1);
     let mut sample = shared.sample.borrow_mut();
     match result {
@@ -120,12 +147,13 @@ async fn request(sender: &SendRequest<Bytes>, shared: &Shared, due: Instant) {
     }
 }
 
-async fn exchange(sender: SendRequest<Bytes>) -> Result<()> {
-    let head = http::Request::post("http://bench.local/shop.Catalog/List")
+async fn exchange(sender: SendRequest<Bytes>, uri: Uri) -> Result<()> {
+    let head = http::Request::post(uri)
         .version(http::Version::HTTP_2)
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "outrigger-bench")
+        .header("x-tier", "gold")
         .body(())?;
     let (reply, mut stream) = sender.ready().await?.send_request(head, false)?;
     stream.send_data(Bytes::from_static(BODY.as_bytes()), true)?;

@@ -14,9 +14,14 @@ use serde::Serialize;
 
 pub(crate) use arrivals::Arrivals;
 
+use crate::config::{Chain, HOSTS, ROUTES};
+
 /// The body of every message.
 pub const BODY: &str = "0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz\
     0123456789abcdefghijklmnopqr";
+
+/// How many requests differ from each other.
+const TARGETS: usize = HOSTS * ROUTES;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -69,13 +74,14 @@ impl Sample {
 /// Drives one proxy for a while and waits for the last reply.
 pub async fn drive(
     protocol: Protocol,
+    chain: Chain,
     address: SocketAddr,
     pace: Pace,
     duration: Duration,
 ) -> Result<Sample> {
     let sample = match protocol {
-        Protocol::Http1 => http1::drive(address, pace, duration).await?,
-        Protocol::Http2 => http2::drive(address, pace, duration).await?,
+        Protocol::Http1 => http1::drive(address, chain, pace, duration).await?,
+        Protocol::Http2 => http2::drive(address, chain, pace, duration).await?,
     };
     ensure!(sample.done > 0, "no request was answered");
     Ok(sample)
