@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::{
     circuit::Circuit,
-    host::{Host, HostSet, HostSpec},
+    host::{Host, HostSpec},
+    host_set::HostSet,
     stats::ClusterStats,
 };
 use crate::{

@@ -3,12 +3,13 @@
 //! Clusters, hosts and circuit-breaker counts are shared by all workers through atomics and
 //! immutable sets; pools and the state of load balancers belong to one worker.
 
-mod balancer;
 mod circuit;
 mod cluster;
 mod codes;
 pub mod dns;
 mod host;
+mod host_set;
+mod lb;
 pub mod pool;
 mod stats;
 #[cfg(test)]
@@ -17,5 +18,6 @@ pub(crate) mod testing;
 pub use circuit::{Circuit, Resource, Resources};
 pub use cluster::Cluster;
 pub use codes::CodeStats;
-pub use host::{Candidates, Chosen, Health, Host, HostSet, HostSpec, HostStats};
+pub use host::{Health, Host, HostSpec, HostStats};
+pub use host_set::{Candidates, Chosen, HostSet};
 pub use stats::ClusterStats;

@@ -23,7 +23,7 @@ pub(crate) use failure::{ConnectFailure, Failure, Limit};
 pub(crate) use guard::ActiveRequest;
 pub(crate) use upload::{Upload, UploadState};
 
-use super::{Cluster, ClusterStats, Host, Resources, balancer::Balancer};
+use super::{Cluster, ClusterStats, Host, Resources, lb::Balancer};
 use crate::config::route::Priority;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
