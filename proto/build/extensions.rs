@@ -270,3 +270,10 @@ pub(crate) const EXTENSIONS: &[&str] = &[
     "envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig",
     "envoy.extensions.wasm.v3.WasmService",
 ];
+
+/// Outrigger's own types, compiled from `proto/`.
+pub(crate) const OWN: &[&str] = &[
+    "outrigger.extensions.filters.http.bulkhead.v1alpha1.Bulkhead",
+    "outrigger.extensions.filters.http.bulkhead.v1alpha1.BulkheadPerRoute",
+    "outrigger.extensions.load_balancing_policies.peak_ewma.v1alpha1.PeakEwma",
+];

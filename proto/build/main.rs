@@ -1,4 +1,4 @@
-//! Turns the descriptor set of `envoy-types`, as far as it is reachable from the types named in
+//! Turns the descriptor sets of `envoy-types` and of our own messages, as far as they are reachable from the types named in
 //! `build/extensions.rs`, into a static table, with the protoc-gen-validate options in it.
 //!
 //! Parsed at run time, the whole set would cost about 48 MB of heap, and its reachable part still
@@ -10,6 +10,7 @@
 )]
 
 mod extensions;
+mod own;
 mod reach;
 mod rules;
 mod table;
@@ -28,14 +29,17 @@ fn main() {
     // `touch proto/build/main.rs` after such a change.
     let types = descriptor_file();
     println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed={}", own::SOURCES);
     println!("cargo::rerun-if-changed={}", types.display());
 
     let bytes = fs::read(&types).unwrap_or_else(|err| panic!("{}: {err}", types.display()));
-    let pool = DescriptorPool::decode(bytes.as_slice())
+    let mut pool = DescriptorPool::decode(bytes.as_slice())
         .unwrap_or_else(|err| panic!("{}: {err}", types.display()));
+    own::compile(&mut pool, &bytes);
     let roots = extensions::RESOURCES
         .iter()
         .chain(extensions::EXTENSIONS)
+        .chain(extensions::OWN)
         .copied();
     let kept = reach::reachable(&pool, roots);
 

@@ -23,7 +23,7 @@ pub(crate) fn reachable<'a>(pool: &DescriptorPool, roots: impl Iterator<Item = &
     }
     assert!(
         unknown.is_empty(),
-        "build/extensions.rs: not in envoy-types: {unknown:#?}"
+        "build/extensions.rs: neither in envoy-types nor in proto/: {unknown:#?}"
     );
     while let Some(message) = queue.pop() {
         let name = message.full_name().to_owned();
