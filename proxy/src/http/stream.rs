@@ -189,6 +189,7 @@ impl Stream {
             // CONNECT needs a route that says so, which we do not have.
             if parts.method != Method::CONNECT {
                 cx.matched = table.find(&parts, &cx.scheme, cx.is_internal);
+                router::choose_cluster(cx, &parts);
             }
         }
         if let Some(matched) = &cx.matched {

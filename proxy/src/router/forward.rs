@@ -1,6 +1,6 @@
 //! What a route does with a request: sends it to a cluster, or answers it.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{rc::Rc, time::Instant};
 
 use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use http_body::Body as _;
@@ -8,19 +8,15 @@ use http_body::Body as _;
 use super::{
     Match,
     attempt::{Attempt, note_ended},
-    failure,
+    choice, failure,
     failure::Ended,
-    matcher::{View, with_value},
     rewrite,
     table::Direction,
     timeout,
     timeout::Deadlines,
 };
 use crate::{
-    config::{
-        matcher::HeaderKey,
-        route::{Action, ClusterName, ClusterSpecifier, Forward, HostRewrite, WeightedClusters},
-    },
+    config::route::{Action, ClusterSpecifier, Forward, HostRewrite},
     http::{Body, LocalReply, Response, StreamCx},
     telemetry::{
         format::{self, Context, Missing, RequestHead, RequestRecord},
@@ -92,11 +88,10 @@ async fn send(
     body: Body,
 ) -> Result<Response, LocalReply> {
     let start = Instant::now();
-    let (cluster, place) = match choose_cluster(cx, action, &parts) {
-        Ok(chosen) => chosen,
-        Err(name) => return Err(cluster_not_found(cx, matched, action, &name)),
+    let place = matched.place;
+    let Some(cluster) = cx.info.upstream.cluster.clone() else {
+        return Err(cluster_not_found(cx, matched, action, &parts));
     };
-    cx.info.upstream.cluster = Some(Arc::clone(&cluster));
 
     let timeout = timeout::route_timeout(action, &mut parts.headers);
     let virtual_host = matched.virtual_host();
@@ -195,7 +190,7 @@ async fn send(
 /// Applies a route's changes of responses to an answer of our own.
 pub fn mutate_local_reply(cx: &StreamCx, matched: &Match, headers: &mut http::HeaderMap) {
     let request = cx.record.as_ref().map(RequestRecord::head);
-    mutate_response(cx, matched, None, request, headers);
+    mutate_response(cx, matched, matched.place, request, headers);
 }
 
 fn mutate_response(
@@ -268,65 +263,23 @@ fn prepare(
     is_changed
 }
 
-/// The cluster of a request and its place among weighted ones; else the name that no cluster has.
-fn choose_cluster(
+fn cluster_not_found(
     cx: &StreamCx,
+    matched: &Match,
     action: &Forward,
     parts: &Parts,
-) -> Result<(Arc<Cluster>, Option<usize>), String> {
-    let find = |name: &str| match cx.snapshot.cluster(name) {
-        Some(cluster) => Ok(Arc::clone(cluster)),
-        None => Err(name.to_owned()),
-    };
-    match &action.cluster {
-        ClusterSpecifier::Cluster(name) => Ok((find(name)?, None)),
-        ClusterSpecifier::Header(key) => by_header(cx, key, parts, find).map(|found| (found, None)),
-        ClusterSpecifier::Weighted(weighted) => {
-            let place = weighted_place(weighted, cx.worker().random());
-            let cluster = match weighted.clusters.get(place).map(|chosen| &chosen.cluster) {
-                Some(ClusterName::Name(name)) => find(name)?,
-                Some(ClusterName::Header(key)) => by_header(cx, key, parts, find)?,
-                None => return Err(String::new()),
-            };
-            Ok((cluster, Some(place)))
-        }
-    }
-}
-
-fn by_header(
-    cx: &StreamCx,
-    key: &HeaderKey,
-    parts: &Parts,
-    find: impl Fn(&str) -> Result<Arc<Cluster>, String>,
-) -> Result<Arc<Cluster>, String> {
-    let with_name = |name: Option<&[u8]>| match name.map(std::str::from_utf8) {
-        Some(Ok(name)) => find(name),
-        _ => Err(String::new()),
-    };
-    match key {
-        // Of several values the first: joined they would name no cluster.
-        HeaderKey::Name(name) => with_name(parts.headers.get(name).map(HeaderValue::as_bytes)),
-        _ => with_value(key, &View::new(parts, &cx.scheme), with_name),
-    }
-}
-
-/// The place that a random number falls on, by weight.
-fn weighted_place(weighted: &WeightedClusters, random: u64) -> usize {
-    let mut point = random % u64::from(weighted.total.max(1));
-    for (place, cluster) in weighted.clusters.iter().enumerate() {
-        match point.checked_sub(u64::from(cluster.weight)) {
-            Some(rest) => point = rest,
-            None => return place,
-        }
-    }
-    weighted.clusters.len()
-}
-
-fn cluster_not_found(cx: &StreamCx, matched: &Match, action: &Forward, name: &str) -> LocalReply {
+) -> LocalReply {
     cx.hcm().router_stats.no_cluster.inc();
+    let name = choice::with_name(cx, matched, action, parts, |name| {
+        String::from_utf8_lossy(name).into_owned()
+    });
     LocalReply::new(action.cluster_not_found_status, "", "cluster_not_found")
         .with_flags(ResponseFlags::NO_CLUSTER_FOUND)
-        .with_reason(format!("no cluster '{name}' ({})", matched.route.origin))
+        .with_reason(format!(
+            "no cluster '{}' ({})",
+            name.unwrap_or_default(),
+            matched.route.origin
+        ))
 }
 
 fn no_healthy_upstream(matched: &Match, cluster: &Cluster) -> LocalReply {
@@ -405,24 +358,6 @@ fn small_number(number: u128) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{header::HeaderMutations, route::WeightedCluster};
-
-    #[test]
-    fn weights_share_the_random_numbers() {
-        let cluster = |weight| WeightedCluster {
-            cluster: ClusterName::Name("c".into()),
-            weight,
-            request_headers: HeaderMutations::default(),
-            response_headers: HeaderMutations::default(),
-            host_rewrite: None,
-        };
-        let weighted = WeightedClusters {
-            clusters: [1, 0, 3].map(cluster).into(),
-            total: 4,
-        };
-        let places: Vec<usize> = (0..8).map(|n| weighted_place(&weighted, n)).collect();
-        assert_eq!(places, [0, 2, 2, 2, 0, 2, 2, 2]);
-    }
 
     #[test]
     fn numbers_of_any_size_become_values() {

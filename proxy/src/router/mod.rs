@@ -1,6 +1,7 @@
 //! From a request to its upstream: route tables, rewriting, header changes, forwarding.
 
 mod attempt;
+mod choice;
 mod failure;
 mod forward;
 mod index;
@@ -12,6 +13,7 @@ mod rewrite;
 mod table;
 mod timeout;
 
+pub use choice::choose_cluster;
 pub use forward::{forward, mutate_local_reply};
 pub use table::{Match, Table};
 pub use timeout::max_stream_duration;

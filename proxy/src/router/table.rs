@@ -60,6 +60,8 @@ pub struct Match {
     index: Option<u32>,
     /// The route.
     pub route: Arc<Route>,
+    /// The place of the cluster that was chosen among weighted ones.
+    pub place: Option<usize>,
 }
 
 /// Which way a message goes.
@@ -225,6 +227,7 @@ impl Table {
             virtual_host,
             index,
             route: Arc::clone(route),
+            place: None,
         })
     }
 
