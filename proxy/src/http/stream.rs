@@ -8,7 +8,7 @@ use http::{Method, StatusCode, Version, header, request::Parts, uri::Scheme};
 use super::{
     Body, DownstreamCx, LocalReply, Response, StreamCx,
     activity::{Activity, Expiry},
-    headers::{self, Origin, ResponseCx},
+    headers::{self, Origin, ResponseCx, Seen},
     http1,
     local_reply::{self, ReplyTo},
     request_body,
@@ -143,26 +143,33 @@ impl Stream {
 
         // 1. Is the head acceptable? What comes from the codec is refused before anything is known.
         let is_http2 = parts.version == Version::HTTP_2;
+        let mut seen = Seen::of(&parts.headers);
         if is_http2 {
-            strict::check_http2(&mut parts, &hcm.config)?;
+            strict::check_http2(&mut parts, &seen, &hcm.config)?;
         } else {
-            strict::check_http1(&mut parts, &hcm.config, &connection.watch)?;
+            strict::check_http1(&mut parts, &seen, &hcm.config, &connection.watch)?;
         }
-        self.request.is_grpc = local_reply::is_grpc(&parts.headers);
+        if seen.connection {
+            // What it nominated is gone.
+            seen = Seen::of(&parts.headers);
+        }
+        self.request.is_grpc = seen.content_type && local_reply::is_grpc(&parts.headers);
         cx.record(&parts);
         if !is_http2 && connection.watch.has_fragment() {
             hcm.stats.rq_failed_path_normalization.inc();
             return Err(headers::bad_path());
         }
-        let checked = headers::check_request(&mut parts, &hcm.config, connection.info.local);
+        let checked = headers::check_request(&mut parts, &seen, &hcm.config, connection.info.local);
         cx.record(&parts);
         checked.inspect_err(|reply| count_refusal(cx, reply))?;
         let is_upgrade = parts.method == Method::CONNECT
             || (!is_http2
+                && seen.upgrade
                 && parts.headers.contains_key(header::UPGRADE)
                 && headers::wants_upgrade(&parts.headers));
         self.request.is_upgrade = is_upgrade;
-        self.request.wants_close = !is_http2 && headers::wants_close(&parts);
+        self.request.wants_close = (seen.proxy_connection || parts.version == Version::HTTP_10)
+            && headers::wants_close(&parts);
 
         // 2. Who asks, and what the next hop may know of it.
         let table = hcm.table(&cx.snapshot);
@@ -174,12 +181,16 @@ impl Stream {
             service_cluster: &hcm.service_cluster,
             service_node: &hcm.service_node,
         };
-        let prepared =
-            headers::prepare_request(&mut parts, &hcm.config, internal_only, &origin, || {
-                connection.worker.random()
-            });
+        let prepared = headers::prepare_request(
+            &mut parts,
+            &seen,
+            &hcm.config,
+            internal_only,
+            &origin,
+            || connection.worker.random(),
+        );
         cx.info.downstream_remote = prepared.client;
-        cx.info.request_id = parts.headers.get(headers::X_REQUEST_ID).cloned();
+        cx.info.request_id = prepared.request_id;
         cx.scheme = prepared.scheme;
         cx.is_internal = prepared.is_internal;
 

@@ -6,7 +6,7 @@ use http::{
     uri::{PathAndQuery, Uri},
 };
 
-use super::{io::IoWatch, local_reply::LocalReply};
+use super::{headers::Seen, io::IoWatch, local_reply::LocalReply};
 use crate::{
     config::http_connection_manager::{HttpConnectionManager, UnderscoreAction},
     telemetry::stream_info::ResponseFlags,
@@ -22,6 +22,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// The reply, after which the connection is closed.
 pub fn check_http1(
     parts: &mut Parts,
+    seen: &Seen,
     config: &HttpConnectionManager,
     watch: &IoWatch,
 ) -> Result<(), LocalReply> {
@@ -29,7 +30,7 @@ pub fn check_http1(
     if parts.version != Version::HTTP_11 && !options.accept_http_10 {
         return Err(refuse(StatusCode::UPGRADE_REQUIRED, "low_version"));
     }
-    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+    if seen.transfer_encoding {
         let mut values = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
         let is_chunked = values
             .next()
@@ -56,7 +57,7 @@ pub fn check_http1(
         "http1.unexpected_underscore",
         "http1.too_many_headers",
     )?;
-    if parts.headers.contains_key(header::CONNECTION) {
+    if seen.connection {
         remove_nominated(&mut parts.headers)?;
     }
     check_target(parts, config)?;
@@ -67,7 +68,11 @@ pub fn check_http1(
 ///
 /// # Errors
 /// The reply.
-pub fn check_http2(parts: &mut Parts, config: &HttpConnectionManager) -> Result<(), LocalReply> {
+pub fn check_http2(
+    parts: &mut Parts,
+    seen: &Seen,
+    config: &HttpConnectionManager,
+) -> Result<(), LocalReply> {
     check_names(
         &mut parts.headers,
         config,
@@ -82,7 +87,9 @@ pub fn check_http2(parts: &mut Parts, config: &HttpConnectionManager) -> Result<
     if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
         parts.uri = origin_form(&parts.uri);
     }
-    join_cookies(&mut parts.headers);
+    if seen.parted_cookies {
+        join_cookies(&mut parts.headers);
+    }
     if !parts.uri.path().is_ascii() {
         return Err(refuse(
             StatusCode::BAD_REQUEST,

@@ -2,6 +2,7 @@
 
 mod client;
 mod response;
+mod seen;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use http::{
 
 use client::{append, find_client, forwarded_scheme, is_internal_address, join_lines};
 pub use response::{ResponseCx, finish_response};
+pub use seen::Seen;
 
 use super::{
     local_reply::LocalReply,
@@ -89,44 +91,8 @@ pub struct Prepared {
     pub is_internal: bool,
     /// `:scheme`
     pub scheme: Scheme,
-}
-
-/// Which headers a request has; one look over all of them is cheaper than asking for each.
-#[derive(Debug, Default)]
-struct Seen {
-    connection: bool,
-    upgrade: bool,
-    te: bool,
-    /// `keep-alive`, `proxy-connection`, `transfer-encoding`, `http2-settings`
-    hop_by_hop: bool,
-    forwarded_for: bool,
-    forwarded_proto: bool,
-    request_id: bool,
-    envoy: bool,
-    expect: bool,
-}
-
-impl Seen {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut seen = Self::default();
-        for name in headers.keys() {
-            match *name {
-                header::CONNECTION => seen.connection = true,
-                header::UPGRADE => seen.upgrade = true,
-                header::TE => seen.te = true,
-                header::TRANSFER_ENCODING => seen.hop_by_hop = true,
-                header::EXPECT => seen.expect = true,
-                _ => match name.as_str() {
-                    "x-forwarded-for" => seen.forwarded_for = true,
-                    "x-forwarded-proto" => seen.forwarded_proto = true,
-                    "x-request-id" => seen.request_id = true,
-                    "keep-alive" | "proxy-connection" | "http2-settings" => seen.hop_by_hop = true,
-                    other => seen.envoy |= other.starts_with("x-envoy-"),
-                },
-            }
-        }
-        seen
-    }
+    /// `x-request-id`, if there is one.
+    pub request_id: Option<HeaderValue>,
 }
 
 /// Checks that come before anything is changed: version, host, path.
@@ -135,6 +101,7 @@ impl Seen {
 /// The reply to a request that is not acceptable.
 pub fn check_request(
     parts: &mut Parts,
+    seen: &Seen,
     config: &HttpConnectionManager,
     local: SocketAddr,
 ) -> Result<(), LocalReply> {
@@ -145,7 +112,7 @@ pub fn check_request(
     {
         entry.insert(host);
     }
-    if !parts.headers.contains_key(header::HOST) {
+    if !seen.host && !parts.headers.contains_key(header::HOST) {
         return Err(LocalReply::new(
             StatusCode::BAD_REQUEST,
             "",
@@ -254,21 +221,21 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
 /// `random` is asked only when a request id is made.
 pub fn prepare_request(
     parts: &mut Parts,
+    seen: &Seen,
     config: &HttpConnectionManager,
     internal_only: &[HeaderName],
     origin: &Origin<'_>,
     random: impl FnMut() -> u64,
 ) -> Prepared {
     let headers = &mut parts.headers;
-    let seen = Seen::of(headers);
-    remove_hop_by_hop(headers, &seen);
+    remove_hop_by_hop(headers, seen);
     if seen.expect && !config.proxy_100_continue {
         remove_expect(headers);
     }
     if seen.envoy {
         headers.remove(X_ENVOY_INTERNAL);
     }
-    let (client, is_trusted) = find_client(headers, config, origin, &seen);
+    let (client, is_trusted) = find_client(headers, config, origin, seen);
     if seen.forwarded_for {
         join_lines(headers, X_FORWARDED_FOR);
     }
@@ -314,22 +281,30 @@ pub fn prepare_request(
     if let Some(via) = &config.via {
         append(headers, header::VIA, via, ", ");
     }
-    if config.generate_request_id {
-        let keeps = !is_edge || config.preserve_external_request_id;
-        if !seen.request_id || !keeps {
-            headers.insert(X_REQUEST_ID, request_id::generate(random));
-        } else if is_edge && config.pack_trace_reason {
+    let keeps = seen.request_id && (!is_edge || config.preserve_external_request_id);
+    let request_id = if config.generate_request_id && !keeps {
+        let id = request_id::generate(random);
+        headers.insert(X_REQUEST_ID, id.clone());
+        Some(id)
+    } else {
+        if config.generate_request_id && is_edge && config.pack_trace_reason {
             request_id::clear_trace_reason(headers);
         }
-    }
-    let scheme = config
-        .scheme_overwrite
-        .clone()
-        .unwrap_or_else(|| forwarded_scheme(headers));
+        seen.request_id
+            .then(|| headers.get(X_REQUEST_ID).cloned())
+            .flatten()
+    };
+    let scheme = match &config.scheme_overwrite {
+        Some(scheme) => scheme.clone(),
+        // What the client did not say was set to `http` above.
+        None if !seen.forwarded_proto => Scheme::HTTP,
+        None => forwarded_scheme(headers),
+    };
     Prepared {
         client,
         is_internal,
         scheme,
+        request_id,
     }
 }
 
@@ -353,15 +328,15 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
             headers.remove(header::TE);
         }
     }
-    if seen.hop_by_hop {
-        for name in [
-            KEEP_ALIVE,
-            PROXY_CONNECTION,
-            header::TRANSFER_ENCODING,
-            HTTP2_SETTINGS,
-        ] {
-            headers.remove(name);
-        }
+    if seen.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+    if seen.proxy_connection {
+        headers.remove(PROXY_CONNECTION);
+    }
+    if seen.old_hop_by_hop {
+        headers.remove(KEEP_ALIVE);
+        headers.remove(HTTP2_SETTINGS);
     }
 }
 

@@ -34,7 +34,8 @@ fn prepare(parts: &mut Parts, config: &HttpConnectionManager) -> Prepared {
         service_cluster: "cluster",
         service_node: "node",
     };
-    prepare_request(parts, config, &[], &origin, || 7)
+    let seen = Seen::of(&parts.headers);
+    prepare_request(parts, &seen, config, &[], &origin, || 7)
 }
 
 const CIDRS: &str = "          internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, \
@@ -251,7 +252,14 @@ fn ports_and_dots_are_stripped_from_hosts() {
         parts
             .headers
             .insert(header::HOST, HeaderValue::from_static(host));
-        check_request(&mut parts, &config(lines), SocketAddr::new(LOOPBACK, 80)).unwrap();
+        let seen = Seen::of(&parts.headers);
+        check_request(
+            &mut parts,
+            &seen,
+            &config(lines),
+            SocketAddr::new(LOOPBACK, 80),
+        )
+        .unwrap();
         assert_eq!(parts.headers["host"], expected, "{lines} {host}");
     }
 }
