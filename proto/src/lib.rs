@@ -8,7 +8,8 @@
 //!   one text in one run; [`value_from_message`] and [`any_to_value`] go the other way;
 //! * [`validate()`] checks the protoc-gen-validate rules that Envoy enforces, on wire bytes, so the
 //!   xDS path needs no descriptor pool; [`decode_any`] and [`decode_resource`] combine it with a
-//!   typed decode.
+//!   typed decode;
+//! * [`compile_whole_regex`] and [`compile_regex`] read regular expressions by RE2's rules.
 //!
 //! Which extension types can be named in a `typed_config` is listed in `build/extensions.rs`.
 //!
@@ -68,12 +69,14 @@ pub mod outrigger {
 
 mod decode;
 mod error;
+mod re2;
 mod schema;
 mod text;
 mod validate;
 
 pub use decode::{decode_any, decode_resource};
 pub use error::{FieldError, TextError};
+pub use re2::{compile_regex, compile_whole_regex};
 pub use schema::{FieldInfo, fields};
 pub use text::{
     Reading, any_to_value, message_from_value, parse_yaml, read_message, value_from_message,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use ::regex::bytes::{Regex, RegexBuilder};
 use bytes::Bytes;
 use outrigger_proto::envoy::{
     config::route::v3::{
@@ -17,6 +16,7 @@ use outrigger_proto::envoy::{
         v3::Int64Range,
     },
 };
+use regex::bytes::Regex;
 
 use crate::{
     config::matcher::{
@@ -25,9 +25,6 @@ use crate::{
     convert::Cx,
     no_effect,
 };
-
-/// Compiled size of one regex, bytes: keeps a hostile pattern from taking the proxy's memory.
-const REGEX_SIZE_LIMIT: usize = 4 * 1024 * 1024;
 
 pub(super) fn string_matcher(cx: &Cx<'_>, matcher: StringProto) -> Option<StringMatcher> {
     cx.converts::<StringProto>();
@@ -81,9 +78,7 @@ pub(super) fn string_matcher(cx: &Cx<'_>, matcher: StringProto) -> Option<String
 /// A regex that must match the whole value, as RE2's `FullMatch`.
 pub(super) fn whole_regex(cx: &Cx<'_>, matcher: RegexMatcher) -> Option<Regex> {
     let pattern = pattern(cx, matcher);
-    let translated = translate(cx, &pattern)?;
-    // A group keeps alternations together; `\z` is the end of the text, not of a line.
-    build(cx, &pattern, &format!(r"\A(?:{translated})\z"))
+    compiled(cx, &pattern, outrigger_proto::compile_whole_regex(&pattern))
 }
 
 /// A regex substitution: the pattern matches anywhere, `\1` in the text is a capture.
@@ -99,7 +94,7 @@ pub(super) fn substitution(
     let matcher = cx.required("pattern", matcher)?;
     let at = cx.field("pattern");
     let pattern = pattern(&at, matcher);
-    let regex = build(&at, &pattern, &translate(&at, &pattern)?)?;
+    let regex = compiled(&at, &pattern, outrigger_proto::compile_regex(&pattern))?;
     check_captures(
         &cx.field("substitution"),
         &substitution,
@@ -154,33 +149,14 @@ fn pattern(cx: &Cx<'_>, matcher: RegexMatcher) -> String {
     regex
 }
 
-fn translate(cx: &Cx<'_>, pattern: &str) -> Option<String> {
-    super::regex::translate(pattern)
-        .map_err(|reason| refuse(cx, pattern, &reason))
+fn compiled(cx: &Cx<'_>, pattern: &str, regex: Result<Regex, String>) -> Option<Regex> {
+    regex
+        .map_err(|reason| {
+            cx.field("regex").error(format!(
+                "`{pattern}` is not a valid regular expression: {reason}"
+            ));
+        })
         .ok()
-}
-
-fn refuse(cx: &Cx<'_>, pattern: &str, reason: &str) {
-    cx.field("regex").error(format!(
-        "`{pattern}` is not a valid regular expression: {reason}"
-    ));
-}
-
-fn build(cx: &Cx<'_>, shown: &str, pattern: &str) -> Option<Regex> {
-    match RegexBuilder::new(pattern)
-        .unicode(true)
-        .size_limit(REGEX_SIZE_LIMIT)
-        .build()
-    {
-        Ok(regex) => Some(regex),
-        Err(error) => {
-            // The library draws the pattern over several lines; its last line has the reason.
-            let text = error.to_string();
-            let reason = text.lines().last().unwrap_or("").trim();
-            refuse(cx, shown, reason.trim_start_matches("error: "));
-            None
-        }
-    }
 }
 
 /// A header name for matching, or a pseudo-header.

@@ -13,7 +13,6 @@ mod http_protocol;
 mod listener;
 mod load_balancing;
 mod matcher;
-mod regex;
 mod route;
 mod route_action;
 mod source;

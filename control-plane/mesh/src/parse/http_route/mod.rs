@@ -181,9 +181,8 @@ fn is_token(text: &str) -> bool {
 
 /// Reports `pattern` if it does not compile.
 fn check_regex(pattern: &str, path: String, checks: &mut Checks) {
-    if let Err(error) = regex::Regex::new(pattern) {
-        let text = error.to_string();
-        let reason = text.lines().last().unwrap_or(&text).trim();
+    // By the rules of the proxy that will match with it.
+    if let Err(reason) = outrigger_proto::compile_whole_regex(pattern) {
         checks.error(
             path,
             format!("'{pattern}' is not a valid regular expression: {reason}"),

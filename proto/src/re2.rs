@@ -1,4 +1,5 @@
-//! RE2's syntax, which Envoy's regular expressions are written in, in the words of the `regex` crate.
+//! RE2's syntax, which Envoy's regular expressions are written in, in the words of the `regex` crate: by
+//! these rules the proxy compiles patterns, and the control plane refuses what the proxy would.
 //!
 //! The two agree on most of it. Where they differ a pattern must not silently change its meaning:
 //! `\d`, `\w`, `\s` and `\b` know ASCII only in RE2; `[`, `&&`, `--` and `~~` have no meaning inside
@@ -6,6 +7,11 @@
 //! 1000.
 
 use std::{iter::Peekable, str::Chars};
+
+use regex::bytes::{Regex, RegexBuilder};
+
+/// Compiled size of one regex, bytes: keeps a hostile pattern from taking the memory.
+const SIZE_LIMIT: usize = 4 * 1024 * 1024;
 
 /// RE2's largest repetition count.
 const MAX_REPETITIONS: u32 = 1000;
@@ -15,11 +21,41 @@ const POSIX_CLASSES: [&str; 14] = [
     "space", "upper", "word", "xdigit",
 ];
 
+/// Compiles a pattern that matches anywhere, as RE2's `PartialMatch`.
+///
+/// # Errors
+/// Says what is wrong with it; for what RE2 does not have, in its words.
+pub fn compile_regex(pattern: &str) -> Result<Regex, String> {
+    compile(&translate(pattern)?)
+}
+
+/// Compiles a pattern that must match the whole value, as RE2's `FullMatch`.
+///
+/// # Errors
+/// As [`compile_regex`].
+pub fn compile_whole_regex(pattern: &str) -> Result<Regex, String> {
+    // A group keeps alternations together; `\z` is the end of the text, not of a line.
+    compile(&format!(r"\A(?:{})\z", translate(pattern)?))
+}
+
+fn compile(translated: &str) -> Result<Regex, String> {
+    RegexBuilder::new(translated)
+        .unicode(true)
+        .size_limit(SIZE_LIMIT)
+        .build()
+        .map_err(|error| {
+            // The library draws the pattern over several lines; its last line has the reason.
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or("").trim();
+            reason.trim_start_matches("error: ").to_owned()
+        })
+}
+
 /// Translates a pattern.
 ///
 /// # Errors
 /// Says what RE2 does not have, in its words.
-pub(super) fn translate(pattern: &str) -> Result<String, String> {
+fn translate(pattern: &str) -> Result<String, String> {
     let mut translator = Translator {
         rest: pattern.chars().peekable(),
         out: String::with_capacity(pattern.len() + 8),
@@ -368,14 +404,11 @@ fn push_member(out: &mut String, member: char) {
 
 #[cfg(test)]
 mod tests {
-    use regex::bytes::Regex;
-
-    use super::translate;
+    use super::{compile_whole_regex, translate};
 
     fn matches(pattern: &str, text: &str) -> bool {
-        let translated = translate(pattern).unwrap();
-        Regex::new(&format!(r"\A(?:{translated})\z"))
-            .unwrap_or_else(|error| panic!("{pattern} became {translated}: {error}"))
+        compile_whole_regex(pattern)
+            .unwrap_or_else(|error| panic!("{pattern}: {error}"))
             .is_match(text.as_bytes())
     }
 
@@ -435,6 +468,12 @@ mod tests {
         ] {
             assert_eq!(translate(pattern).unwrap_err(), reason, "{pattern}");
         }
+    }
+
+    #[test]
+    fn hostile_patterns_are_refused() {
+        let error = compile_whole_regex(r"(\pL{1000}){1000}").unwrap_err();
+        assert!(error.contains("size limit"), "{error}");
     }
 
     #[test]
