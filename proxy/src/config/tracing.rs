@@ -16,7 +16,7 @@ pub struct Tracing {
     pub random_sampling: f64,
     /// Cap over both. Default 100.
     pub overall_sampling: f64,
-    /// More tags (`verbose`).
+    /// The moments of a stream as events of its spans (`verbose`).
     pub verbose: bool,
     /// `max_path_tag_length`, default 256.
     pub max_path_tag_length: u32,

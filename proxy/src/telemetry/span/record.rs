@@ -5,7 +5,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::{HeaderValue, Version};
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
-    trace::v1::{Span, Status, span::SpanKind, status::StatusCode},
+    trace::v1::{
+        Span, Status,
+        span::{Event, SpanKind},
+        status::StatusCode,
+    },
 };
 
 use super::{ActiveSpan, CustomTag, CustomTagValue};
@@ -121,9 +125,37 @@ impl Recorder<'_> {
             start_time_unix_nano: self.nanos(start),
             end_time_unix_nano: end.map_or_else(|| unix_nanos(self.end), |end| self.nanos(end)),
             attributes: attributes.0,
+            events: self.events(),
             status: self.status(),
             ..Span::default()
         }
+    }
+
+    /// The moments of the stream, by Envoy's names, where the configuration wants them (`verbose`).
+    fn events(&self) -> Vec<Event> {
+        if !self.config.verbose {
+            return Vec::new();
+        }
+        let downstream = &self.cx.info.downstream;
+        let upstream = &self.cx.info.upstream;
+        [
+            ("last_downstream_rx_byte_received", downstream.last_rx.get()),
+            ("first_upstream_tx_byte_sent", upstream.first_tx),
+            ("last_upstream_tx_byte_sent", upstream.last_tx.get()),
+            ("first_upstream_rx_byte_received", upstream.first_rx),
+            ("last_upstream_rx_byte_received", upstream.last_rx),
+            ("first_downstream_tx_byte_sent", downstream.first_tx),
+            ("last_downstream_tx_byte_sent", downstream.last_tx),
+        ]
+        .into_iter()
+        .filter_map(|(name, moment)| {
+            Some(Event {
+                time_unix_nano: self.nanos(moment?),
+                name: name.to_owned(),
+                ..Event::default()
+            })
+        })
+        .collect()
     }
 
     /// A moment of the stream by the wall clock.

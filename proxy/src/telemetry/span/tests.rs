@@ -264,6 +264,8 @@ fn record(config: &Tracing, is_outbound: bool, code: u16) -> (Span, Option<Span>
     info.reason = Some("circuit-breaker".into());
     info.flags = super::super::flags::ResponseFlags::UPSTREAM_OVERFLOW;
     info.downstream.last_tx = Some(info.start + Duration::from_millis(5));
+    info.upstream.first_tx = Some(info.start + Duration::from_millis(1));
+    info.upstream.first_rx = Some(info.start + Duration::from_millis(3));
     info.upstream.cluster = Some(testing::cluster("c", &[], &Registry::new(0)));
     let method = http::Method::POST;
     let cx = Context {
@@ -364,6 +366,33 @@ fn an_outbound_listener_makes_a_client_span_or_two_spans() {
     assert_eq!(upstream.kind, i32::from(SpanKind::Client));
     assert_eq!(upstream.parent_span_id, span.span_id);
     assert_eq!(upstream.trace_id, span.trace_id);
+}
+
+#[test]
+fn verbose_spans_tell_the_moments_of_their_stream() {
+    let mut config = config();
+    config.spawn_upstream_span = true;
+    assert!(record(&config, true, 200).0.events.is_empty());
+    config.verbose = true;
+    let (span, upstream) = record(&config, true, 200);
+    let moments: Vec<(&str, u64)> = span
+        .events
+        .iter()
+        .map(|event| {
+            let since = event.time_unix_nano - span.start_time_unix_nano;
+            (event.name.as_str(), since)
+        })
+        .collect();
+    // What did not happen is left out.
+    assert_eq!(
+        moments,
+        [
+            ("first_upstream_tx_byte_sent", 1_000_000),
+            ("first_upstream_rx_byte_received", 3_000_000),
+            ("last_downstream_tx_byte_sent", 5_000_000),
+        ]
+    );
+    assert_eq!(upstream.unwrap().events, span.events);
 }
 
 #[test]
