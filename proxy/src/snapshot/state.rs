@@ -522,7 +522,8 @@ impl State {
     }
 }
 
-/// Validates, decodes and converts the message of a resource.
+/// Validates, decodes and converts the message of a resource. One that is not valid is converted all the
+/// same where it can be decoded, so that one refusal names everything that is wrong with it.
 fn convert<M, T>(
     resource: &Resource,
     convert: impl FnOnce(&crate::convert::Cx<'_>, M) -> Option<T>,
@@ -530,10 +531,28 @@ fn convert<M, T>(
 where
     M: Message + Default + Name,
 {
-    let message = outrigger_proto::decode_any::<M>(&resource.body)?;
+    let body = &resource.body;
+    let (message, mut errors) = match outrigger_proto::decode_any::<M>(body) {
+        Ok(message) => (message, Vec::new()),
+        Err(errors) if body.type_url != M::type_url() => return Err(errors),
+        Err(errors) => match M::decode(body.value.as_slice()) {
+            Ok(message) => (message, errors),
+            Err(_) => return Err(errors),
+        },
+    };
     let sink = Sink::new();
     let value = convert(&sink.root(""), message);
-    sink.finish(value)
+    let found = match sink.finish(value) {
+        Ok(value) if errors.is_empty() => return Ok(value),
+        Ok(_) => Vec::new(),
+        Err(found) => found,
+    };
+    for error in found {
+        if !errors.iter().any(|known| known.path == error.path) {
+            errors.push(error);
+        }
+    }
+    Err(errors)
 }
 
 /// A resource goes by one name: by another its removal would miss it.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use outrigger_proto::google::protobuf::Any;
+use outrigger_proto::google::protobuf::{Any, Duration};
 
 use super::{
     Origin, Resource, Snapshot, State,
@@ -63,7 +63,13 @@ impl Fixture {
 
 fn resource<M: prost::Message + Default + prost::Name>(name: &str, yaml: &str) -> Resource {
     let value = outrigger_proto::parse_yaml(yaml).unwrap();
-    let message = outrigger_proto::message_from_value::<M>(value).unwrap();
+    packed(
+        name,
+        &outrigger_proto::message_from_value::<M>(value).unwrap(),
+    )
+}
+
+fn packed<M: prost::Message + prost::Name>(name: &str, message: &M) -> Resource {
     Resource {
         name: Arc::from(name),
         version: Arc::from("1"),
@@ -203,6 +209,36 @@ fn refused_resource_keeps_its_last_good_version_and_its_neighbours_pass() {
     assert!(snapshot.cluster("a").is_some() && snapshot.cluster("b").is_some());
     let dump = fixture.state.dump();
     assert!(dump.entries.iter().any(|entry| matches!(&entry.state, super::DumpState::Refused(reason) if reason.contains("lb_policy"))));
+}
+
+#[test]
+fn a_refusal_names_what_is_not_valid_and_what_is_not_supported() {
+    let mut fixture = Fixture::new();
+    let refused = Cds {
+        name: "a".to_owned(),
+        // Not allowed by the API's rules, and not supported here.
+        connect_timeout: Some(Duration {
+            seconds: -1,
+            nanos: 0,
+        }),
+        upstream_bind_config: Some(Default::default()),
+        ..Cds::default()
+    };
+    let rejections = fixture.state.update(
+        Kind::Cluster,
+        vec![packed("a", &refused)],
+        &[],
+        &mut fixture.host,
+    );
+    let paths: Vec<&str> = rejections[0]
+        .errors
+        .iter()
+        .map(|error| error.path.as_str())
+        .collect();
+    assert!(paths.contains(&"connect_timeout"), "{paths:?}");
+    assert!(paths.contains(&"upstream_bind_config"), "{paths:?}");
+    let of_timeout = paths.iter().filter(|path| **path == "connect_timeout");
+    assert_eq!(of_timeout.count(), 1, "{paths:?}");
 }
 
 #[test]
