@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
@@ -31,7 +31,7 @@ use crate::{
     snapshot::{Publisher, State, state::Host},
     telemetry::{access_log::AccessLogs, otlp::Exporters, stats::Registry},
     upstream::{Cluster, dns::Resolver},
-    worker::{self, Phase},
+    worker::{self, Drain, Phase, Scope},
     xds::{self, Control},
 };
 
@@ -146,7 +146,7 @@ impl App {
         ));
 
         let is_failing_health_checks = Arc::new(AtomicBool::new(false));
-        let (phase, phases) = watch::channel(Phase::Running);
+        let (phase, phases) = watch::channel(Phase::default());
         let settings = worker::Settings {
             drain_time: args.drain_time(),
             snapshots: publisher.subscribe(),
@@ -183,8 +183,15 @@ impl App {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reopen = signal(SignalKind::user_defined1())?;
         let mut next = Phase::Draining;
+        let mut drain = Drain::default();
+        // When listeners that drain gracefully stop, and which.
+        let mut stop: Option<(Instant, Scope)> = None;
         loop {
             tokio::select! {
+                () = sleep_until(stop.map(|(at, _)| at)) => {
+                    drain.stopped = drain.stopped.max(stop.take().map(|(_, scope)| scope));
+                    self.phase.send_replace(Phase::Running(drain));
+                }
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => {
                     next = Phase::Stopped;
@@ -196,11 +203,17 @@ impl App {
                         next = Phase::Stopped;
                         break;
                     }
-                    admin::Command::DrainListeners { inbound_only, skip_exit, .. } => {
-                        self.phase.send_replace(Phase::DrainListeners {
-                            inbound_only,
-                            keeps_listening: skip_exit,
-                        });
+                    admin::Command::DrainListeners { graceful, inbound_only, skip_exit } => {
+                        let scope = if inbound_only { Scope::Inbound } else { Scope::All };
+                        if !graceful {
+                            drain.stopped = drain.stopped.max(Some(scope));
+                        } else if drain.leaving.is_none() {
+                            // Draining goes on, whatever is asked for later, as in Envoy.
+                            let now = Instant::now();
+                            drain.leaving = Some((scope, now));
+                            stop = (!skip_exit).then_some((now + self.drain_time, scope));
+                        }
+                        self.phase.send_replace(Phase::Running(drain));
                     }
                 },
             }
@@ -227,6 +240,14 @@ impl App {
         self.exporters.flush(LAST_WORDS).await;
         self.access_logs.flush(LAST_WORDS);
         ended.context("a worker could not be waited for")?
+    }
+}
+
+/// Ends at that moment; never without one.
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

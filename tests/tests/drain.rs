@@ -1,5 +1,7 @@
-//! The end of a proxy's life: on SIGTERM what runs is finished, and clients are told to go.
+//! The end of a proxy's life: on SIGTERM what runs is finished, and clients are told to go. And
+//! `/drain_listeners`, which does on both proxies what Envoy does.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,6 +10,7 @@ use outrigger_tests::proxy::{Kind, Proxy};
 use outrigger_tests::upstream::{SCRIPT, Upstream};
 use outrigger_tests::{block_on, wait};
 use serde_json::json;
+use tokio::net::TcpStream;
 
 #[test]
 fn sigterm_finishes_an_http1_request_and_closes() {
@@ -46,6 +49,105 @@ fn sigterm_finishes_an_http2_stream_and_goes_away() {
         )
         .await
     });
+}
+
+#[test]
+fn drain_listeners_stops_at_once_and_lets_connections_be() {
+    on_both(async |proxy| {
+        let address = proxy.listener("main").await?;
+        let mut kept = Http1::connect(address).await?;
+        goes_on(&mut kept).await?;
+        // This listener has no direction.
+        post(proxy, "/drain_listeners?inboundonly").await?;
+        goes_on(&mut Http1::connect(address).await?).await?;
+        post(proxy, "/drain_listeners").await?;
+        refused(address).await?;
+        goes_on(&mut kept).await?;
+        goes_on(&mut kept).await
+    });
+}
+
+#[test]
+fn a_graceful_drain_tells_clients_to_go_before_it_stops() {
+    on_both(async |proxy| {
+        let address = proxy.listener("main").await?;
+        let mut kept = Http1::connect(address).await?;
+        goes_on(&mut kept).await?;
+        post(proxy, "/drain_listeners?graceful").await?;
+        // Nothing stops before the drain time is over.
+        Http1::connect(address).await?;
+        refused(address).await?;
+        is_told_to_go(kept).await
+    });
+}
+
+#[test]
+fn a_graceful_drain_may_go_on_listening() {
+    on_both(async |proxy| {
+        let address = proxy.listener("main").await?;
+        post(proxy, "/drain_listeners?graceful&skip_exit").await?;
+        tokio::time::sleep(DRAIN_TIME + Duration::from_millis(200)).await;
+        is_told_to_go(Http1::connect(address).await?).await?;
+        let mut connection = Http2::connect(address).await?;
+        served(&connection.send(quick()).await?)?;
+        wait::until("GOAWAY", Duration::from_secs(7), async || {
+            ensure!(connection.is_closed(), "still open");
+            Ok(())
+        })
+        .await
+    });
+}
+
+/// `--drain-time-s` of proxies in tests.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+fn on_both(test: impl AsyncFn(&mut Proxy) -> Result<()>) {
+    for kind in [Kind::Envoy, Kind::Outrigger] {
+        let run = async {
+            let upstream = Upstream::start("a").await?;
+            let mut proxy = Proxy::start(kind, &config(&upstream)).await?;
+            test(&mut proxy).await
+        };
+        if let Err(error) = block_on(run) {
+            panic!("{}: {error:#}", kind.name());
+        }
+    }
+}
+
+async fn post(proxy: &Proxy, path: &str) -> Result<()> {
+    let reply = proxy.admin_post(path).await?;
+    ensure!(reply.status == 200, "{path}: {reply:?}");
+    Ok(())
+}
+
+async fn goes_on(connection: &mut Http1) -> Result<()> {
+    let reply = connection.send(quick()).await?;
+    served(&reply)?;
+    ensure!(reply.header("connection").is_none(), "{reply:?}");
+    Ok(())
+}
+
+async fn is_told_to_go(mut connection: Http1) -> Result<()> {
+    let reply = connection.send(quick()).await?;
+    served(&reply)?;
+    ensure!(reply.header("connection") == Some("close"), "{reply:?}");
+    Ok(())
+}
+
+async fn refused(address: SocketAddr) -> Result<()> {
+    wait::until(
+        "the listener to stop",
+        DRAIN_TIME + Duration::from_secs(2),
+        async || {
+            ensure!(TcpStream::connect(address).await.is_err(), "it listens");
+            Ok(())
+        },
+    )
+    .await
+}
+
+fn quick() -> Request {
+    Request::new("GET", "/").header(SCRIPT, r#"{"body": "done"}"#)
 }
 
 fn check(test: impl AsyncFnOnce(&mut Proxy, &Upstream) -> Result<()>) {

@@ -146,10 +146,15 @@ impl<'a> Driver<'a> {
         let (parts, body) = request.into_parts();
         // A task's future is copied whole when it is spawned, and again when it ends.
         spawn_local(Box::pin(run(stream, Box::new(parts), body, respond)));
-        if self.cx.is_last_request() && !self.is_going_away {
-            if self.cx.has_max_requests() {
-                self.cx.listener.hcm.stats.cx_max_requests_reached.inc();
-            }
+        if self.is_going_away {
+            return;
+        }
+        let stats = &self.cx.listener.hcm.stats;
+        if self.cx.is_to_go() {
+            stats.cx_drain_close.inc();
+            self.go_away();
+        } else if self.cx.has_max_requests() {
+            stats.cx_max_requests_reached.inc();
             self.go_away();
         }
     }

@@ -283,8 +283,9 @@ impl Stream {
                 || self.request.is_upgrade)
             && !hcm.config.stream_error_on_invalid_http_message;
         let is_request_complete = self.cx.activity.is_request_complete.get();
-        let is_drained = connection.is_last_request();
-        if is_http1 && connection.is_to_go() {
+        let is_to_go = is_http1 && connection.is_to_go();
+        let is_drained = is_to_go || connection.has_max_requests();
+        if is_to_go {
             hcm.stats.cx_drain_close.inc();
         }
         let cx = ResponseCx {

@@ -109,16 +109,12 @@ impl DownstreamCx {
         }
     }
 
-    /// Whether the next response is the last.
-    #[must_use]
-    pub fn is_last_request(&self) -> bool {
-        self.is_to_go() || self.has_max_requests()
-    }
-
-    /// Whether the client is to go elsewhere.
+    /// Whether the client is to go elsewhere; asked once for each response, since it may be by chance.
     #[must_use]
     pub fn is_to_go(&self) -> bool {
-        self.draining.get().is_some() || self.worker.is_failing_health_checks()
+        self.draining.get().is_some()
+            || self.worker.is_failing_health_checks()
+            || self.worker.tells_to_go(self.info.listener.direction)
     }
 
     /// Whether there were as many requests as there may be.

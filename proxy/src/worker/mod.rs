@@ -5,6 +5,7 @@
 mod accept;
 mod connections;
 mod date;
+mod drain;
 mod run;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -17,17 +18,18 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::HeaderValue;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 pub use connections::Connections;
+pub use drain::{Drain, Scope};
 pub use run::{Phase, Settings, spawn};
 pub use timer::{Elapsed, Timer, Timers};
 
-use crate::{snapshot::Snapshot, upstream::pool::Pools};
+use crate::{config::listener::TrafficDirection, snapshot::Snapshot, upstream::pool::Pools};
 
 /// A worker's own count on the shared snapshot: streams take and leave it without touching memory
 /// that other workers touch.
@@ -63,6 +65,7 @@ pub struct Worker {
     snapshot: RefCell<SharedSnapshot>,
     rng: RefCell<SmallRng>,
     next_connection: Cell<u64>,
+    drain: Cell<Drain>,
 }
 
 impl Worker {
@@ -85,6 +88,7 @@ impl Worker {
             snapshot: RefCell::new(Rc::new(SnapshotRef(snapshot))),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             next_connection: Cell::new(0),
+            drain: Cell::default(),
         }
     }
 
@@ -103,6 +107,14 @@ impl Worker {
     #[must_use]
     pub fn is_failing_health_checks(&self) -> bool {
         self.is_failing_health_checks.load(Ordering::Relaxed)
+    }
+
+    /// Whether a client of a listener of this direction is to go (`/drain_listeners?graceful`).
+    #[must_use]
+    pub fn tells_to_go(&self, direction: TrafficDirection) -> bool {
+        let drain = self.drain.get();
+        drain.leaving.is_some()
+            && drain.tells_to_go(direction, Instant::now(), self.drain_time, || self.random())
     }
 
     /// A number that no other connection of the process has.

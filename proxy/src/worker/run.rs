@@ -14,24 +14,14 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Worker, accept::Acceptor};
-use crate::{
-    config::listener::TrafficDirection, listener::Active, snapshot::Snapshot, telemetry::stats,
-};
+use super::{Drain, Scope, Worker, accept::Acceptor};
+use crate::{listener::Active, snapshot::Snapshot, telemetry::stats};
 
 /// What the process is doing, as workers see it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Serving.
-    #[default]
-    Running,
-    /// Connections drain, and listeners close (`/drain_listeners`); the process goes on.
-    DrainListeners {
-        /// Only listeners of inbound traffic.
-        inbound_only: bool,
-        /// Only connections drain.
-        keeps_listening: bool,
-    },
+    /// Serving, as far as listeners were not told to drain.
+    Running(Drain),
     /// Nothing listens, connections drain, and the worker ends with its last connection.
     Draining,
     /// The worker ends at once.
@@ -79,7 +69,8 @@ async fn run(index: usize, settings: Settings) {
     let worker = Worker::new(index, drain_time, first, is_failing_health_checks);
     let worker = Rc::new(worker);
     let mut acceptors = Vec::new();
-    apply(&worker, &mut acceptors, *phase.borrow_and_update());
+    enter(&worker, &mut acceptors, *phase.borrow_and_update());
+    apply(&worker, &mut acceptors);
     loop {
         let now = *phase.borrow_and_update();
         if now == Phase::Stopped || (now == Phase::Draining && worker.connections.is_empty()) {
@@ -99,7 +90,7 @@ async fn run(index: usize, settings: Settings) {
                 }
                 let next = Arc::clone(&snapshots.borrow_and_update());
                 worker.set_snapshot(next);
-                apply(&worker, &mut acceptors, now);
+                apply(&worker, &mut acceptors);
             }
             () = worker.connections.wait_empty(), if now == Phase::Draining => {}
         }
@@ -108,7 +99,7 @@ async fn run(index: usize, settings: Settings) {
 
 /// Opens, keeps and closes sockets as the snapshot says; connections of listeners that are gone or
 /// changed drain, others are not touched.
-fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
+fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>) {
     let snapshot = worker.snapshot();
     let known: HashSet<u64> = snapshot
         .clusters
@@ -116,13 +107,8 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
         .map(|cluster| cluster.id)
         .collect();
     worker.pools.reconcile(|id| known.contains(&id));
-    if phase != Phase::Running {
-        // Nothing new listens any more: dropping this worker's socket closes it.
-        for sockets in snapshot.listeners.iter().flat_map(|one| &one.sockets) {
-            drop(sockets.take(worker.index));
-        }
-        return;
-    }
+    let drain = worker.drain.get();
+    let has_stopped = |listener: &Active| drain.has_stopped(listener.config.direction);
     let wanted = |acceptor: &Acceptor| {
         snapshot.listeners.iter().find(|listener| {
             listener
@@ -133,11 +119,11 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
     };
     for acceptor in std::mem::take(acceptors) {
         match wanted(&acceptor) {
-            Some(listener) => {
+            Some(listener) if !has_stopped(listener) => {
                 acceptor.update(listener);
                 acceptors.push(acceptor);
             }
-            None => acceptor.stop(worker),
+            _ => acceptor.stop(worker),
         }
     }
     for listener in &snapshot.listeners {
@@ -146,6 +132,11 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
                 .iter()
                 .any(|acceptor| Arc::ptr_eq(&acceptor.sockets, sockets))
             {
+                continue;
+            }
+            if has_stopped(listener) {
+                // Dropping this worker's socket closes it.
+                drop(sockets.take(worker.index));
                 continue;
             }
             match Acceptor::start(worker, sockets, listener) {
@@ -170,25 +161,28 @@ fn apply(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
 
 /// Does what a new phase asks for.
 fn enter(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
-    let (inbound_only, keeps_listening) = match phase {
-        Phase::Running => return,
-        Phase::DrainListeners {
-            inbound_only,
-            keeps_listening,
-        } => (inbound_only, keeps_listening),
-        Phase::Draining | Phase::Stopped => (false, false),
+    let drain = match phase {
+        Phase::Running(drain) => drain,
+        Phase::Draining | Phase::Stopped => Drain {
+            stopped: Some(Scope::All),
+            ..worker.drain.get()
+        },
     };
-    let is_meant = |listener: &Arc<Active>| {
-        !inbound_only || listener.config.direction == TrafficDirection::Inbound
-    };
-    if !keeps_listening {
-        for acceptor in std::mem::take(acceptors) {
-            if is_meant(&acceptor.listener()) {
-                acceptor.stop(worker);
-            } else {
-                acceptors.push(acceptor);
-            }
+    worker.drain.set(drain);
+    for acceptor in std::mem::take(acceptors) {
+        if drain.has_stopped(acceptor.listener().config.direction) {
+            acceptor.stop(worker);
+        } else {
+            acceptors.push(acceptor);
         }
     }
-    worker.connections.drain(is_meant);
+    if !matches!(phase, Phase::Running(_)) {
+        worker.connections.drain(|_| true);
+    }
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self::Running(Drain::default())
+    }
 }

@@ -67,7 +67,7 @@ impl TestWorker {
         let mut state = State::new(&bootstrap, &registry, &mut host).unwrap();
         let publisher = Publisher::new();
         publisher.publish(state.settle().unwrap());
-        let (phase, phases) = watch::channel(Phase::Running);
+        let (phase, phases) = watch::channel(Phase::default());
         let settings = Settings {
             drain_time: Duration::from_secs(60),
             snapshots: publisher.subscribe(),
