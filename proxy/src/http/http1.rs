@@ -10,8 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{BufMut as _, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{Request, Response, Version};
+use http_body::{Body as _, Frame};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -20,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Body, DownstreamCx, LocalReply,
+    Body, BodyError, DownstreamCx, LocalReply,
     activity::Expiry,
     connection::{End, Timeout},
     io::Io,
@@ -251,7 +252,50 @@ impl Service<Request<Incoming>> for Streams {
         self.cx.watch.set_between_responses(false);
         let (parts, body) = request.into_parts();
         let parts = Box::new(parts);
-        Box::pin(async move { Ok(stream.serve(parts, Body::http1(body)).await) })
+        let is_invited = parts.version == Version::HTTP_11 && !body.is_end_stream();
+        if !is_invited || !self.cx.invites(&parts.headers) {
+            return Box::pin(async move { Ok(stream.serve(parts, Body::http1(body)).await) });
+        }
+        Box::pin(async move {
+            let body = invite(body).await;
+            Ok(stream.serve(parts, body).await)
+        })
+    }
+}
+
+/// Lets hyper say `100 Continue`: it does when the body is asked for and no response has begun.
+async fn invite(mut body: Incoming) -> Body {
+    let asked = poll_fn(|task| Poll::Ready(Pin::new(&mut body).poll_frame(task))).await;
+    // hyper goes on with its connection before it comes back here.
+    tokio::task::yield_now().await;
+    match asked {
+        Poll::Pending => Body::http1(body),
+        Poll::Ready(first) => Body::boxed(Begun {
+            first: first.map(|frame| frame.map_err(BodyError::Http1)),
+            rest: Body::Http1(body),
+        }),
+    }
+}
+
+/// A body whose first frame was taken already.
+struct Begun {
+    first: Option<Result<Frame<Bytes>, BodyError>>,
+    rest: Body,
+}
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match this.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut this.rest).poll_frame(task),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use h2::{
     PingPong, RecvStream,
     server::{Connection, SendResponse},
 };
-use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use tokio::{net::TcpStream, task::spawn_local};
 
@@ -252,6 +252,12 @@ async fn run(
         .get(header::CONTENT_LENGTH)
         .and_then(content_length);
     let is_head = parts.method == Method::HEAD;
+    if !body.is_end_stream() && stream.cx.connection.invites(&parts.headers) {
+        let mut head = Response::new(());
+        *head.status_mut() = StatusCode::CONTINUE;
+        // An error means that the client is gone, which is noticed below.
+        drop(respond.send_informational(head));
+    }
     let response = {
         let mut serve = pin!(stream.serve(parts, Body::http2(body, length)));
         poll_fn(|task| match serve.as_mut().poll(task) {

@@ -8,9 +8,9 @@ use std::{
     time::Instant,
 };
 
-use http::uri::Scheme;
+use http::{StatusCode, uri::Scheme};
 
-use super::{activity::Activity, connection_manager::HcmRuntime, io::IoWatch};
+use super::{activity::Activity, connection_manager::HcmRuntime, headers, io::IoWatch};
 use crate::{
     listener::Active,
     router,
@@ -100,6 +100,19 @@ impl DownstreamCx {
             self.draining.set(Some(Instant::now()));
             self.wake();
         }
+    }
+
+    /// Whether a client is to be told at once to send the body of a request with these headers
+    /// (`100 Continue`), before anything is known of the request, as Envoy does; it is counted then.
+    #[must_use]
+    pub fn invites(&self, headers: &http::HeaderMap) -> bool {
+        let hcm = &self.listener.hcm;
+        let invites = !hcm.config.proxy_100_continue && headers::expects_continue(headers);
+        if invites {
+            hcm.stats.rq.count(StatusCode::CONTINUE);
+            hcm.listener_responses.count(StatusCode::CONTINUE);
+        }
+        invites
     }
 
     /// Wakes the connection's task.

@@ -340,11 +340,15 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) {
     }
 }
 
-fn remove_expect(headers: &mut HeaderMap) {
-    let is_continue = headers
+/// Whether the client waits for `100 Continue` before it sends its body.
+pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers
         .get(header::EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if is_continue {
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn remove_expect(headers: &mut HeaderMap) {
+    if expects_continue(headers) {
         headers.remove(header::EXPECT);
     }
 }
