@@ -1,6 +1,7 @@
 //! The backend behind the proxies: as cheap as can be, since it shares its core with the load.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -12,6 +13,22 @@ use crate::load::{BODY, Protocol};
 
 /// Starts a backend on a thread of its own; it lives as long as the process.
 pub fn start(protocol: Protocol) -> Result<SocketAddr> {
+    serve(move |stream| async move {
+        match protocol {
+            Protocol::Http1 => serve_http1(stream, Duration::ZERO).await,
+            Protocol::Http2 => serve_http2(stream).await,
+        }
+    })
+}
+
+/// Starts an HTTP/1 backend that takes this long for each answer, however many it is asked for.
+pub fn start_slow(delay: Duration) -> Result<SocketAddr> {
+    serve(move |stream| serve_http1(stream, delay))
+}
+
+fn serve<F: Future<Output = Result<()>> + Send + 'static>(
+    answer: impl Fn(TcpStream) -> F + Send + 'static,
+) -> Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -25,13 +42,9 @@ pub fn start(protocol: Protocol) -> Result<SocketAddr> {
                 let listener = TcpListener::from_std(listener).expect("a nonblocking listener");
                 while let Ok((stream, _)) = listener.accept().await {
                     _ = stream.set_nodelay(true);
-                    tokio::spawn(async move {
-                        // A connection ends with an error when its proxy ends: nothing to tell.
-                        _ = match protocol {
-                            Protocol::Http1 => serve_http1(stream).await,
-                            Protocol::Http2 => serve_http2(stream).await,
-                        };
-                    });
+                    let connection = answer(stream);
+                    // A connection ends with an error when its proxy ends: nothing to tell.
+                    tokio::spawn(async move { _ = connection.await });
                 }
             });
         })?;
@@ -39,7 +52,7 @@ pub fn start(protocol: Protocol) -> Result<SocketAddr> {
 }
 
 /// Answers every blank line with the same reply: the requests here have no bodies.
-async fn serve_http1(mut stream: TcpStream) -> Result<()> {
+async fn serve_http1(mut stream: TcpStream, delay: Duration) -> Result<()> {
     let reply = format!(
         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{BODY}",
         BODY.len()
@@ -56,6 +69,9 @@ async fn serve_http1(mut stream: TcpStream) -> Result<()> {
         if heads > 0 {
             // Proxies do not pipeline: what was read ends with the last head.
             buffer.clear();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             stream.write_all(reply.repeat(heads).as_bytes()).await?;
         }
     }

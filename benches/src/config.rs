@@ -1,6 +1,7 @@
 //! What the proxies are given to do: one YAML (here JSON) for Envoy and Outrigger.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -141,14 +142,7 @@ pub fn bootstrap(
     address: SocketAddr,
     backend: SocketAddr,
 ) -> Value {
-    let mut filters = chain.filters();
-    filters.push(filter("router", "router.v3.Router", json!({})));
-    let mut manager = json!({
-        "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-        "stat_prefix": "main",
-        "route_config": {"name": "main", "virtual_hosts": virtual_hosts(chain)},
-        "http_filters": filters,
-    });
+    let mut manager = manager(chain, chain.filters());
     if chain == Chain::Sidecar {
         manager["access_log"] = json!([{
             "name": "envoy.access_loggers.file",
@@ -160,8 +154,44 @@ pub fn bootstrap(
     }
     let clusters: Vec<Value> = cluster_names(chain)
         .iter()
-        .map(|name| cluster(protocol, chain, name, backend))
+        .map(|name| cluster(protocol, chain, name, &[backend]))
         .collect();
+    whole(address, &manager, &clusters)
+}
+
+/// A bulkhead of 100 with a queue of 50 in front of one backend; callers are told apart by `x-caller`.
+pub(crate) fn bulkhead(
+    address: SocketAddr,
+    backend: SocketAddr,
+    limit: u32,
+    queue: u32,
+    timeout: Duration,
+) -> Value {
+    let mut filter = Chain::Bulkhead.filters().remove(0);
+    let config = &mut filter["typed_config"];
+    config["cluster"] = json!("");
+    config["max_concurrent"] = json!(limit);
+    config["max_queued"] = json!(queue);
+    config["queue_timeout"] = json!(format!("{}s", timeout.as_secs_f64()));
+    config["caller_header"] = json!("x-caller");
+    let mut cluster = cluster(Protocol::Http1, Chain::Plain, "backend", &[backend]);
+    // The bulkhead is to be the only limit.
+    cluster["circuit_breakers"] = json!({"thresholds": [{
+        "max_connections": 100_000,
+        "max_pending_requests": 100_000,
+        "max_requests": 100_000,
+    }]});
+    whole(address, &manager(Chain::Plain, vec![filter]), &[cluster])
+}
+
+/// Several backends under one load-balancing policy.
+pub(crate) fn balanced(address: SocketAddr, backends: &[SocketAddr], policy: &Value) -> Value {
+    let mut cluster = cluster(Protocol::Http1, Chain::Plain, "backend", backends);
+    cluster["load_balancing_policy"] = json!({"policies": [{"typed_extension_config": policy}]});
+    whole(address, &manager(Chain::Plain, Vec::new()), &[cluster])
+}
+
+fn whole(address: SocketAddr, manager: &Value, clusters: &[Value]) -> Value {
     json!({
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
         "static_resources": {
@@ -175,6 +205,16 @@ pub fn bootstrap(
             }],
             "clusters": clusters,
         },
+    })
+}
+
+fn manager(chain: Chain, mut filters: Vec<Value>) -> Value {
+    filters.push(filter("router", "router.v3.Router", json!({})));
+    json!({
+        "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": "main",
+        "route_config": {"name": "main", "virtual_hosts": virtual_hosts(chain)},
+        "http_filters": filters,
     })
 }
 
@@ -242,7 +282,11 @@ fn cluster_names(chain: Chain) -> &'static [&'static str] {
     }
 }
 
-fn cluster(protocol: Protocol, chain: Chain, name: &str, backend: SocketAddr) -> Value {
+fn cluster(protocol: Protocol, chain: Chain, name: &str, backends: &[SocketAddr]) -> Value {
+    let endpoints: Vec<Value> = backends
+        .iter()
+        .map(|backend| json!({"endpoint": {"address": socket(*backend)}}))
+        .collect();
     let explicit = match protocol {
         Protocol::Http1 => json!({"http_protocol_options": {}}),
         Protocol::Http2 => json!({"http2_protocol_options": {}}),
@@ -258,7 +302,7 @@ fn cluster(protocol: Protocol, chain: Chain, name: &str, backend: SocketAddr) ->
         },
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(backend)}}]}],
+            "endpoints": [{"lb_endpoints": endpoints}],
         },
     });
     if chain == Chain::Sidecar {

@@ -10,5 +10,6 @@ pub mod config;
 pub mod cores;
 pub mod load;
 pub mod report;
+pub mod resilience;
 pub mod run;
 pub mod subject;

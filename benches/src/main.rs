@@ -9,6 +9,7 @@ use clap::Parser;
 use outrigger_benches::config::Chain;
 use outrigger_benches::load::Protocol;
 use outrigger_benches::report::Report;
+use outrigger_benches::resilience;
 use outrigger_benches::run::{self, Plan};
 use outrigger_benches::subject::Kind;
 
@@ -35,6 +36,9 @@ struct Args {
     /// Measure instead what each filter costs that has nothing to do.
     #[arg(long, conflicts_with_all = ["subjects", "chains"])]
     idle_filters: bool,
+    /// Measure instead what bulkheads and load balancing do under overload and beside a slow host.
+    #[arg(long, conflicts_with_all = ["subjects", "chains", "protocols", "idle_filters", "rounds"])]
+    resilience: bool,
     /// How many rounds.
     #[arg(long)]
     rounds: Option<usize>,
@@ -68,8 +72,13 @@ fn measure(args: &Args) -> Result<()> {
         duration: Duration::from_secs_f64(args.seconds.unwrap_or(seconds)),
         starts: if args.quick { 5 } else { 20 },
     };
-    let report: Report = run::run(&plan)?;
-    let json = serde_json::to_string_pretty(&report)?;
+    let (text, json) = if args.resilience {
+        let report = resilience::run(plan.duration)?;
+        (report.to_string(), serde_json::to_string_pretty(&report)?)
+    } else {
+        let report: Report = run::run(&plan)?;
+        (report.to_string(), serde_json::to_string_pretty(&report)?)
+    };
     let path = match &args.output {
         Some(path) => path.clone(),
         None => run::target_directory()?.join("bench.json"),
@@ -78,7 +87,7 @@ fn measure(args: &Args) -> Result<()> {
     if args.json {
         println!("{json}");
     } else {
-        println!("{report}");
+        println!("{text}");
     }
     Ok(())
 }

@@ -82,12 +82,26 @@ impl Subject {
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let address = free_address()?;
-        let (file, text) = match kind {
-            Kind::Nginx => ("nginx.conf", nginx(folder.path(), address, backend)),
-            Kind::Envoy | Kind::Outrigger => (
-                "bench.yaml",
-                config::bootstrap(protocol, chain, address, backend).to_string(),
-            ),
+        let text = match kind {
+            Kind::Nginx => nginx(folder.path(), address, backend),
+            Kind::Envoy | Kind::Outrigger => {
+                config::bootstrap(protocol, chain, address, backend).to_string()
+            }
+        };
+        Self::spawn_with(kind, &text, address, folder)
+    }
+
+    /// The same with a configuration of its own, whose listener is made for the address that it is
+    /// given.
+    pub fn spawn_on(kind: Kind, config: impl FnOnce(SocketAddr) -> String) -> Result<Self> {
+        let address = free_address()?;
+        Self::spawn_with(kind, &config(address), address, tempfile::tempdir()?)
+    }
+
+    fn spawn_with(kind: Kind, text: &str, address: SocketAddr, folder: TempDir) -> Result<Self> {
+        let file = match kind {
+            Kind::Nginx => "nginx.conf",
+            Kind::Envoy | Kind::Outrigger => "bench.yaml",
         };
         let config = folder.path().join(file);
         fs::write(&config, text)?;

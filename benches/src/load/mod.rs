@@ -4,6 +4,7 @@
 mod arrivals;
 mod http1;
 mod http2;
+pub mod open;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
