@@ -250,6 +250,7 @@ pub(crate) const EXTENSIONS: &[&str] = &[
     "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
     "envoy.type.matcher.v3.HttpRequestQueryParamMatchInput",
     "envoy.type.matcher.v3.HttpResponseHeaderMatchInput",
+    "envoy.config.route.v3.FilterConfig",
     "envoy.config.route.v3.Route",
     "envoy.config.route.v3.RouteList",
     // Process-wide extensions.

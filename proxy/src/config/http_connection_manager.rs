@@ -125,6 +125,8 @@ pub enum RouteSource {
 pub struct HttpFilter {
     /// The name of this instance.
     pub name: Arc<str>,
+    /// Off unless a route's settings switch it on.
+    pub is_disabled: bool,
     /// Its configuration.
     pub config: crate::filters::http::Config,
 }

@@ -17,6 +17,7 @@ pub mod header;
 pub mod http_connection_manager;
 pub mod listener;
 pub mod matcher;
+pub mod per_filter;
 pub mod route;
 pub mod source;
 pub mod tracing;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     header::HeaderMutations,
     matcher::{HeaderKey, HeaderMatcher, QueryMatcher},
+    per_filter::PerFilterConfigs,
 };
 
 /// `envoy.config.route.v3.RouteConfiguration`.
@@ -32,6 +33,8 @@ pub struct RouteConfiguration {
     pub max_direct_response_body_size_bytes: u32,
     /// Strip `;params` from each path segment before matching.
     pub ignore_path_parameters_in_path_matching: bool,
+    /// `typed_per_filter_config`
+    pub per_filter: PerFilterConfigs,
 }
 
 impl RouteConfiguration {
@@ -90,6 +93,8 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// Send `x-envoy-attempt-count` downstream.
     pub include_attempt_count_in_response: bool,
+    /// `typed_per_filter_config`
+    pub per_filter: PerFilterConfigs,
 }
 
 /// `VirtualHost.TlsRequirementType`.
@@ -127,6 +132,8 @@ pub struct Route {
     /// `metadata.filter_metadata["outrigger.dev"].origin`; else the route's name; for
     /// `x-outrigger-reason`.
     pub origin: Arc<str>,
+    /// `typed_per_filter_config`
+    pub per_filter: PerFilterConfigs,
 }
 
 /// `envoy.config.route.v3.RouteMatch`.
@@ -252,6 +259,8 @@ pub struct WeightedCluster {
     pub response_headers: HeaderMutations,
     /// `host_rewrite_literal`.
     pub host_rewrite: Option<http::HeaderValue>,
+    /// `typed_per_filter_config`
+    pub per_filter: PerFilterConfigs,
 }
 
 /// How a weighted cluster is named.

@@ -11,7 +11,7 @@ use crate::{
         http_connection_manager::{HttpConnectionManager, RouteSource},
         listener::TrafficDirection,
     },
-    filters::http::Factories,
+    filters::http::{Factories, FilterBuild},
     listener::Build,
     router,
     snapshot::Snapshot,
@@ -85,7 +85,13 @@ impl HcmRuntime {
             listener_responses: Responses::new(&registry.scope(&listener_prefix), "downstream_rq"),
             inline_routes,
             http1: http1::builder(&config),
-            filters: Factories::new(&config.filters),
+            filters: Factories::new(
+                &config.filters,
+                FilterBuild {
+                    registry,
+                    scope: &prefix,
+                },
+            ),
             needed: (tracer.is_some() || !access_logs.is_empty()).then_some(needed),
             tracer,
             access_logs,

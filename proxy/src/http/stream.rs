@@ -32,6 +32,7 @@ use crate::{
 pub struct Stream {
     /// What filters and the router see.
     pub cx: StreamCx,
+    chain: Chain,
     timer: Timer,
     request: RequestKind,
     /// Response headers that logs and spans need.
@@ -86,6 +87,7 @@ impl Stream {
             request: RequestKind::default(),
             logged_response: None,
             is_finished: false,
+            chain: Chain::default(),
             cx: StreamCx {
                 connection: Rc::clone(connection),
                 snapshot: connection.worker.snapshot(),
@@ -95,6 +97,7 @@ impl Stream {
                 is_internal: false,
                 record: None,
                 activity: Rc::new(activity),
+                kept: Vec::new(),
             },
         })
     }
@@ -131,7 +134,7 @@ impl Stream {
         self.timer = timer;
         let (response, is_local) = match outcome {
             Ok(response) => (response, false),
-            Err(reply) => (self.answer(reply), true),
+            Err(reply) => (self.answer_through_filters(reply).await, true),
         };
         self.begin_response(response, is_local)
     }
@@ -219,8 +222,10 @@ impl Stream {
 
         // 4. Filters, in order; any may answer.
         let body = request_body::watch(body, cx, !is_http2 && !hcm.config.http1.enable_trailers);
-        let mut chain = Chain::new(&hcm.filters);
-        chain.request_headers(&mut parts, cx).await?;
+        let overrides = cx.matched.as_ref().and_then(router::Match::filters);
+        let chain = &mut self.chain;
+        chain.begin(&hcm.filters, overrides);
+        chain.request_headers(&hcm.filters, &mut parts, cx).await?;
 
         // 5. The router, which ends the chain.
         let Some(matched) = cx.matched.clone() else {
@@ -234,8 +239,29 @@ impl Stream {
         let mut response = router::forward(cx, &matched, parts, body).await?;
 
         // 6. Filters, in reverse.
-        chain.response_headers(&mut response, cx).await?;
+        chain
+            .response_headers(&hcm.filters, &mut response, cx)
+            .await?;
         Ok(response)
+    }
+
+    /// Our own answer passes the response side of every filter, as in Envoy; one that a filter gives
+    /// there goes out as it is.
+    async fn answer_through_filters(&mut self, reply: LocalReply) -> Response {
+        let connection = Rc::clone(&self.cx.connection);
+        let filters = &connection.listener.hcm.filters;
+        let mut response = self.answer(reply);
+        let cx = &mut self.cx;
+        let overrides = cx.matched.as_ref().and_then(router::Match::filters);
+        self.chain.begin(filters, overrides);
+        match self
+            .chain
+            .response_headers(filters, &mut response, cx)
+            .await
+        {
+            Ok(()) => response,
+            Err(reply) => self.answer(reply),
+        }
     }
 
     /// Makes our own answer and notes why.
@@ -370,6 +396,7 @@ impl Stream {
             return;
         }
         let now = Instant::now();
+        let mut kept = std::mem::take(&mut self.cx.kept);
         if let (Outcome::Downstream, Some(expiry)) = (outcome, self.cx.activity.expired.get()) {
             self.count_expiry(expiry);
         }
@@ -416,6 +443,9 @@ impl Stream {
         // Only HTTP/1 goes on with another head; HTTP/2 has frames of other streams to send.
         if info.protocol != Version::HTTP_2 {
             connection.watch.finish_stream();
+        }
+        for kept in &mut kept {
+            kept.finish(info, trailers);
         }
         if hcm.needed.is_some() {
             let cx = crate::telemetry::format::Context {

@@ -12,6 +12,7 @@ use http::{StatusCode, uri::Scheme};
 
 use super::{activity::Activity, connection_manager::HcmRuntime, headers, io::IoWatch};
 use crate::{
+    filters::http::Kept,
     listener::Active,
     router,
     telemetry::{
@@ -44,6 +45,8 @@ pub struct StreamCx {
     pub record: Option<RequestRecord>,
     /// What the bodies tell about progress, and the stream's deadlines.
     pub activity: Rc<Activity>,
+    /// What filters keep to the end of the stream.
+    pub(super) kept: Vec<Box<dyn Kept>>,
 }
 
 /// What all streams of one downstream connection share.
@@ -76,6 +79,11 @@ impl StreamCx {
     #[must_use]
     pub fn worker(&self) -> &Rc<Worker> {
         &self.connection.worker
+    }
+
+    /// Keeps a filter's guard to the end of the stream.
+    pub fn keep(&mut self, kept: Box<dyn Kept>) {
+        self.kept.push(kept);
     }
 
     /// Notes the request's head for access logs and spans, if there are any. Called again after each

@@ -81,13 +81,14 @@ impl Active {
         }
         let inline_routes = match &manager.routes {
             RouteSource::Inline(routes) => {
-                let table = Table::compile(Arc::clone(routes)).map_err(|errors| {
-                    errors
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect::<Vec<_>>()
-                        .join("; ")
-                })?;
+                let table =
+                    Table::compile(Arc::clone(routes), &build.registry).map_err(|errors| {
+                        errors
+                            .iter()
+                            .map(ToString::to_string)
+                            .collect::<Vec<_>>()
+                            .join("; ")
+                    })?;
                 Some(Arc::new(table))
             }
             RouteSource::Rds { .. } => None,

@@ -80,7 +80,9 @@ fn weighted_place(weighted: &WeightedClusters, random: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{header::HeaderMutations, route::WeightedCluster};
+    use crate::config::{
+        header::HeaderMutations, per_filter::PerFilterConfigs, route::WeightedCluster,
+    };
 
     #[test]
     fn weights_share_the_random_numbers() {
@@ -90,6 +92,7 @@ mod tests {
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
             host_rewrite: None,
+            per_filter: PerFilterConfigs::default(),
         };
         let weighted = WeightedClusters {
             clusters: [1, 0, 3].map(cluster).into(),

@@ -3,6 +3,7 @@
 mod attempt;
 mod choice;
 mod failure;
+mod filters;
 mod forward;
 mod index;
 mod levels;
@@ -15,6 +16,7 @@ mod timeout;
 
 pub use choice::choose_cluster;
 pub use forward::{forward, mutate_local_reply};
+pub use mutate::{Addition, Level, Mutations};
 pub use table::{Match, Table};
 pub use timeout::max_stream_duration;
 

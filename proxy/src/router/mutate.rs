@@ -10,21 +10,22 @@ use smallvec::SmallVec;
 
 use crate::config::{
     format::Format,
-    header::{AppendAction, HeaderMutations},
+    header::{AppendAction, HeaderAddition, HeaderMutations},
 };
 
 /// The compiled changes of one level in one direction; none if there is nothing to do.
-pub(super) type Level = Option<Box<Mutations>>;
+pub type Level = Option<Box<Mutations>>;
 
 /// Compiled [`HeaderMutations`].
 #[derive(Debug)]
-pub(super) struct Mutations {
+pub struct Mutations {
     remove: Box<[HeaderName]>,
     add: Box<[Addition]>,
 }
 
+/// One compiled [`HeaderAddition`].
 #[derive(Debug)]
-struct Addition {
+pub struct Addition {
     name: HeaderName,
     value: Value,
     action: AppendAction,
@@ -39,41 +40,26 @@ enum Value {
 }
 
 impl Mutations {
-    pub(super) fn compile(config: &HeaderMutations) -> Level {
+    /// Compiles the changes; none if there are none.
+    #[must_use]
+    pub fn compile(config: &HeaderMutations) -> Level {
         if config.is_empty() {
             return None;
         }
-        let add = config.add.iter().map(|addition| {
-            let literal = addition.value.literal().map(HeaderValue::from_str);
-            Addition {
-                name: addition.name.clone(),
-                value: match literal {
-                    Some(Ok(value)) => Value::Literal(value),
-                    _ => Value::Format(addition.value.clone()),
-                },
-                action: addition.action,
-                keep_empty: addition.keep_empty,
-            }
-        });
         Some(Box::new(Self {
             remove: config.remove.as_slice().into(),
-            add: add.collect(),
+            add: config.add.iter().map(Addition::compile).collect(),
         }))
     }
 
     /// Formats that have to be evaluated.
-    pub(super) fn formats(&self) -> impl Iterator<Item = &Format> {
-        self.add
-            .iter()
-            .filter_map(|addition| match &addition.value {
-                Value::Format(format) => Some(format),
-                Value::Literal(_) => None,
-            })
+    pub fn formats(&self) -> impl Iterator<Item = &Format> {
+        self.add.iter().filter_map(Addition::format)
     }
 
     /// Applies the changes to what `headers` gives from `message`; `evaluate` appends the text of a
     /// format for the message as it is.
-    pub(super) fn apply<M>(
+    pub fn apply<M>(
         &self,
         message: &mut M,
         headers: impl Fn(&mut M) -> &mut HeaderMap,
@@ -87,19 +73,7 @@ impl Mutations {
         }
         let mut changes: SmallVec<[(&Addition, HeaderValue); 4]> = SmallVec::new();
         for addition in &self.add {
-            let value = addition
-                .value
-                .evaluate(|format, text| evaluate(message, format, text));
-            let Some(value) = value.filter(|value| addition.keep_empty || !value.is_empty()) else {
-                continue;
-            };
-            let is_present = headers(message).contains_key(&addition.name);
-            let applies = match addition.action {
-                AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => true,
-                AppendAction::AddIfAbsent => !is_present,
-                AppendAction::OverwriteIfExists => is_present,
-            };
-            if applies {
+            if let Some(value) = addition.due(message, &headers, &evaluate) {
                 changes.push((addition, value));
             }
         }
@@ -112,6 +86,69 @@ impl Mutations {
         }
         for (addition, value) in additions {
             headers.append(&addition.name, value);
+        }
+    }
+}
+
+impl Addition {
+    /// Compiles an addition.
+    #[must_use]
+    pub fn compile(config: &HeaderAddition) -> Self {
+        let literal = config.value.literal().map(HeaderValue::from_str);
+        Self {
+            name: config.name.clone(),
+            value: match literal {
+                Some(Ok(value)) => Value::Literal(value),
+                _ => Value::Format(config.value.clone()),
+            },
+            action: config.action,
+            keep_empty: config.keep_empty,
+        }
+    }
+
+    /// The format that has to be evaluated, if there is one.
+    #[must_use]
+    pub fn format(&self) -> Option<&Format> {
+        match &self.value {
+            Value::Format(format) => Some(format),
+            Value::Literal(_) => None,
+        }
+    }
+
+    /// The value, if it is to be set on the message as it is.
+    fn due<M>(
+        &self,
+        message: &mut M,
+        headers: impl Fn(&mut M) -> &mut HeaderMap,
+        evaluate: impl Fn(&M, &Format, &mut Vec<u8>),
+    ) -> Option<HeaderValue> {
+        let value = self
+            .value
+            .evaluate(|format, text| evaluate(message, format, text))
+            .filter(|value| self.keep_empty || !value.is_empty())?;
+        let is_present = headers(message).contains_key(&self.name);
+        let applies = match self.action {
+            AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => true,
+            AppendAction::AddIfAbsent => !is_present,
+            AppendAction::OverwriteIfExists => is_present,
+        };
+        applies.then_some(value)
+    }
+
+    /// Applies this one alone; the parameters are those of [`Mutations::apply`].
+    pub fn apply<M>(
+        &self,
+        message: &mut M,
+        headers: impl Fn(&mut M) -> &mut HeaderMap,
+        evaluate: impl Fn(&M, &Format, &mut Vec<u8>),
+    ) {
+        let Some(value) = self.due(message, &headers, evaluate) else {
+            return;
+        };
+        if self.action.overwrites() {
+            headers(message).insert(&self.name, value);
+        } else {
+            headers(message).append(&self.name, value);
         }
     }
 }

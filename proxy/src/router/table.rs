@@ -9,6 +9,7 @@ use http::{HeaderName, StatusCode, request::Parts, uri::Scheme};
 use smallvec::SmallVec;
 
 use super::{
+    filters::TableFilters,
     index::Index,
     levels::{HostLevels, Levels},
     matcher::{View, route_matches, without_parameters},
@@ -17,13 +18,15 @@ use super::{
 use crate::{
     config::{
         header::HeaderMutations,
+        per_filter::PerFilterConfigs,
         route::{
             Action, PathMatch, Redirect, Route, RouteConfiguration, RouteMatch, SchemeRedirect,
             TlsRequirement, VirtualHost,
         },
     },
     convert::ConfigError,
-    telemetry::format::NeededHeaders,
+    filters::http::{Overrides, RouteBuild},
+    telemetry::{format::NeededHeaders, stats::Registry},
 };
 
 type Map = HashMap<Box<[u8]>, u32, foldhash::fast::FixedState>;
@@ -42,6 +45,7 @@ pub struct Table {
     indices: Vec<Index>,
     levels: Levels,
     host_levels: Vec<HostLevels>,
+    filters: TableFilters,
     /// Request headers that changes of responses read.
     needed: Box<[HeaderName]>,
     /// Whether changes of responses read the request.
@@ -76,6 +80,14 @@ impl Match {
     #[must_use]
     pub fn virtual_host(&self) -> &VirtualHost {
         &self.table.config.virtual_hosts[self.virtual_host as usize]
+    }
+
+    /// The settings of filters that apply.
+    #[must_use]
+    pub fn filters(&self) -> Option<&Arc<Overrides>> {
+        self.table
+            .filters
+            .find(self.virtual_host, self.index, self.place)
     }
 
     /// The header changes that apply, in order; `cluster` is the place of the weighted cluster.
@@ -115,7 +127,10 @@ impl Table {
     ///
     /// # Errors
     /// Domains that occur twice.
-    pub fn compile(config: Arc<RouteConfiguration>) -> Result<Self, Vec<ConfigError>> {
+    pub fn compile(
+        config: Arc<RouteConfiguration>,
+        registry: &Registry,
+    ) -> Result<Self, Vec<ConfigError>> {
         let host_levels: Vec<HostLevels> = config
             .virtual_hosts
             .iter()
@@ -147,6 +162,7 @@ impl Table {
                 .collect(),
             levels,
             host_levels,
+            filters: TableFilters::compile(&config, RouteBuild { registry }),
             needed: needed.request.into(),
             reads_request,
             tls_redirect: Arc::new(tls_redirect()),
@@ -316,5 +332,6 @@ fn tls_redirect() -> Route {
         propagated_operation: None,
         tracing: None,
         origin: Arc::from("require_tls"),
+        per_filter: PerFilterConfigs::default(),
     }
 }

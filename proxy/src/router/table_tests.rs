@@ -10,13 +10,17 @@ use super::{
     Match, Table,
     matcher::{View, route_matches},
 };
-use crate::config::{
-    header::HeaderMutations,
-    matcher::{HeaderKey, HeaderMatchKind, HeaderMatcher},
-    route::{
-        Action, DirectResponse, PathMatch, Route, RouteConfiguration, RouteMatch, TlsRequirement,
-        VirtualHost,
+use crate::{
+    config::{
+        header::HeaderMutations,
+        matcher::{HeaderKey, HeaderMatchKind, HeaderMatcher},
+        per_filter::PerFilterConfigs,
+        route::{
+            Action, DirectResponse, PathMatch, Route, RouteConfiguration, RouteMatch,
+            TlsRequirement, VirtualHost,
+        },
     },
+    telemetry::stats::Registry,
 };
 
 fn route(name: &str, path: PathMatch, needs_header: bool) -> Arc<Route> {
@@ -48,6 +52,7 @@ fn route(name: &str, path: PathMatch, needs_header: bool) -> Arc<Route> {
         propagated_operation: None,
         tracing: None,
         origin: Arc::from(name),
+        per_filter: PerFilterConfigs::default(),
     })
 }
 
@@ -61,6 +66,7 @@ fn host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>) -> VirtualHost {
         response_headers: HeaderMutations::default(),
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
+        per_filter: PerFilterConfigs::default(),
     }
 }
 
@@ -76,11 +82,12 @@ fn config(virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
         ignore_port_in_host_matching: false,
         max_direct_response_body_size_bytes: 4096,
         ignore_path_parameters_in_path_matching: false,
+        per_filter: PerFilterConfigs::default(),
     }
 }
 
 fn table(config: RouteConfiguration) -> Arc<Table> {
-    Arc::new(Table::compile(Arc::new(config)).unwrap())
+    Arc::new(Table::compile(Arc::new(config), &Registry::new(1)).unwrap())
 }
 
 fn prefix(value: &str) -> PathMatch {
@@ -158,7 +165,7 @@ fn domains_are_unique() {
         host("a", &["x"], Vec::new()),
         host("b", &["y", "X"], Vec::new()),
     ]);
-    let errors = Table::compile(Arc::new(config)).unwrap_err();
+    let errors = Table::compile(Arc::new(config), &Registry::new(1)).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].path, "virtual_hosts[1].domains[1]");
 }

@@ -382,7 +382,7 @@ impl State {
                         return Err(missing);
                     }
                 }
-                let table = Table::compile(Arc::clone(&config))?;
+                let table = Table::compile(Arc::clone(&config), &self.registry)?;
                 let name = Arc::clone(&resource.name);
                 if self.routes.upsert(resource, &config, table)
                     && let Some(prefix) = self.listeners.stat_prefix_of(&name)

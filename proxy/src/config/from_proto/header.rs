@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The changes of one level in one direction; `direction` is `request` or `response`.
-pub(super) fn mutations(
+pub(crate) fn mutations(
     cx: &Cx<'_>,
     direction: &str,
     add: Vec<HeaderValueOption>,
@@ -41,7 +41,7 @@ pub(super) fn mutations(
 }
 
 /// `:`-headers and `host` can't be removed: Envoy refuses that configuration too.
-fn removable(cx: &Cx<'_>, name: &str) -> Option<http::HeaderName> {
+pub(crate) fn removable(cx: &Cx<'_>, name: &str) -> Option<http::HeaderName> {
     if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
         cx.error(":-prefixed or host headers may not be removed");
         return None;
@@ -49,7 +49,8 @@ fn removable(cx: &Cx<'_>, name: &str) -> Option<http::HeaderName> {
     cx.header_name(name)
 }
 
-fn addition(cx: &Cx<'_>, option: HeaderValueOption) -> Option<HeaderAddition> {
+/// One addition.
+pub(crate) fn addition(cx: &Cx<'_>, option: HeaderValueOption) -> Option<HeaderAddition> {
     cx.converts::<HeaderValueOption>();
     #[expect(deprecated, reason = "Envoy still accepts `append`")]
     let HeaderValueOption {

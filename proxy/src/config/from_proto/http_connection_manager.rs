@@ -11,25 +11,24 @@ use outrigger_proto::{
             filters::{
                 http::router::v3::Router,
                 network::http_connection_manager::v3::{
-                    HttpConnectionManager as Proto, HttpFilter as FilterProto, Rds,
-                    RequestIdExtension, http_connection_manager as hcm, http_filter,
+                    HttpConnectionManager as Proto, Rds, RequestIdExtension,
+                    http_connection_manager as hcm,
                 },
             },
             request_id::uuid::v3::UuidRequestIdConfig,
         },
     },
-    google::protobuf::BoolValue,
+    google::protobuf::{Any, BoolValue},
 };
 use prost::Name;
 
-use super::{access_log, http_protocol, route, source, tracing};
+use super::{access_log, http_filter, http_protocol, route, source, tracing};
 use crate::{
     config::http_connection_manager::{
-        Codec, EscapedSlashes, HttpConnectionManager, HttpFilter, RouteSource, ServerHeader,
-        StripPort,
+        Codec, EscapedSlashes, HttpConnectionManager, RouteSource, ServerHeader, StripPort,
     },
     convert::{Cx, bool_or, u32_or},
-    filters, no_effect, unsupported,
+    no_effect, unsupported,
 };
 
 /// Envoy's defaults.
@@ -146,7 +145,10 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
         common_http_protocol_options,
     );
     let routes = route_source(cx, route_specifier);
-    let filters = http_filters_of(&cx.field("http_filters"), http_filters);
+    let filters = http_filter::chain(&cx.field("http_filters"), http_filters, router);
+    if let Some(RouteSource::Inline(routes)) = &routes {
+        http_filter::check_settings(&cx.field("route_config"), &filters, routes);
+    }
     let max_request_headers_kb = u32_or(max_request_headers_kb, MAX_REQUEST_HEADERS_KB);
     if !(1..=8192).contains(&max_request_headers_kb) {
         cx.field("max_request_headers_kb")
@@ -358,65 +360,15 @@ fn route_source(cx: &Cx<'_>, specifier: Option<hcm::RouteSpecifier>) -> Option<R
     }
 }
 
-fn http_filters_of(cx: &Cx<'_>, filters: Vec<FilterProto>) -> Vec<HttpFilter> {
-    let last = filters.len().saturating_sub(1);
-    let mut converted = Vec::with_capacity(filters.len());
-    let mut has_terminal = false;
-    for (index, filter) in filters.into_iter().enumerate() {
-        let cx = cx.index(index);
-        cx.converts::<FilterProto>();
-        cx.refuses::<FilterProto>(&["config_discovery"]);
-        cx.partly::<FilterProto>("typed_config", "Router");
-        let FilterProto {
-            name,
-            is_optional,
-            disabled,
-            config_type,
-        } = filter;
-        let name = cx.non_empty("name", &name);
-        let any = match config_type {
-            Some(http_filter::ConfigType::TypedConfig(any)) => any,
-            Some(http_filter::ConfigType::ConfigDiscovery(_)) => {
-                cx.field("config_discovery").error("not supported");
-                continue;
-            }
-            None => {
-                cx.field("typed_config").error("value is required");
-                continue;
-            }
-        };
-        let at = cx.field("typed_config");
-        if any.type_url != Router::type_url() {
-            // `is_optional` asks to go on without a filter that is not known; it is not silent:
-            // the warning is logged and /config_dump shows the chain without it.
-            if is_optional {
-                ::tracing::warn!(path = %at, type_url = any.type_url, "optional HTTP filter is not supported and left out");
-            } else {
-                at.error(format!("`{}` is not a supported HTTP filter", any.type_url));
-            }
-            continue;
-        }
-        if disabled {
-            cx.field("disabled").error("the router can't be disabled");
-        }
-        if index != last {
-            cx.error(format!(
-                "terminal filter `{name}` must be the last filter in the chain"
-            ));
-        }
-        has_terminal = true;
-        if let Some(router) = at.any::<Router>(&any) {
-            check_router(&at, router);
-        }
-        converted.push(HttpFilter {
-            name,
-            config: filters::http::Config::Router,
-        });
+/// The filter that ends the chain, if it is this one.
+fn router(cx: &Cx<'_>, any: &Any) -> Option<()> {
+    if any.type_url != Router::type_url() {
+        return None;
     }
-    if !has_terminal {
-        cx.error("the last HTTP filter must be the router");
+    if let Some(router) = cx.any::<Router>(any) {
+        check_router(cx, router);
     }
-    converted
+    Some(())
 }
 
 /// No setting of the router is supported yet but the defaults.

@@ -26,7 +26,7 @@ use crate::{
     no_effect,
 };
 
-pub(super) fn string_matcher(cx: &Cx<'_>, matcher: StringProto) -> Option<StringMatcher> {
+pub(crate) fn string_matcher(cx: &Cx<'_>, matcher: StringProto) -> Option<StringMatcher> {
     cx.converts::<StringProto>();
     cx.refuses::<StringProto>(&["custom"]);
     let StringProto {
@@ -76,13 +76,13 @@ pub(super) fn string_matcher(cx: &Cx<'_>, matcher: StringProto) -> Option<String
 }
 
 /// A regex that must match the whole value, as RE2's `FullMatch`.
-pub(super) fn whole_regex(cx: &Cx<'_>, matcher: RegexMatcher) -> Option<Regex> {
+pub(crate) fn whole_regex(cx: &Cx<'_>, matcher: RegexMatcher) -> Option<Regex> {
     let pattern = pattern(cx, matcher);
     compiled(cx, &pattern, outrigger_proto::compile_whole_regex(&pattern))
 }
 
 /// A regex substitution: the pattern matches anywhere, `\1` in the text is a capture.
-pub(super) fn substitution(
+pub(crate) fn substitution(
     cx: &Cx<'_>,
     rewrite: RegexMatchAndSubstitute,
 ) -> Option<(Regex, Bytes)> {
@@ -160,7 +160,7 @@ fn compiled(cx: &Cx<'_>, pattern: &str, regex: Result<Regex, String>) -> Option<
 }
 
 /// A header name for matching, or a pseudo-header.
-pub(super) fn header_key(cx: &Cx<'_>, name: &str) -> Option<HeaderKey> {
+pub(crate) fn header_key(cx: &Cx<'_>, name: &str) -> Option<HeaderKey> {
     Some(match name.to_ascii_lowercase().as_str() {
         ":method" => HeaderKey::Method,
         ":path" => HeaderKey::Path,
@@ -170,7 +170,7 @@ pub(super) fn header_key(cx: &Cx<'_>, name: &str) -> Option<HeaderKey> {
     })
 }
 
-pub(super) fn header_matcher(cx: &Cx<'_>, matcher: HeaderProto) -> Option<HeaderMatcher> {
+pub(crate) fn header_matcher(cx: &Cx<'_>, matcher: HeaderProto) -> Option<HeaderMatcher> {
     cx.converts::<HeaderProto>();
     let HeaderProto {
         name,
@@ -221,7 +221,7 @@ pub(super) fn header_matcher(cx: &Cx<'_>, matcher: HeaderProto) -> Option<Header
     })
 }
 
-pub(super) fn query_matcher(cx: &Cx<'_>, matcher: QueryParameterMatcher) -> Option<QueryMatcher> {
+pub(crate) fn query_matcher(cx: &Cx<'_>, matcher: QueryParameterMatcher) -> Option<QueryMatcher> {
     cx.converts::<QueryParameterMatcher>();
     let QueryParameterMatcher {
         name,

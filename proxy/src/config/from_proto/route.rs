@@ -15,7 +15,7 @@ use outrigger_proto::{
     google::protobuf::{BoolValue, value::Kind},
 };
 
-use super::{header, matcher, route_action, tracing};
+use super::{header, http_filter, matcher, route_action, tracing};
 use crate::{
     config::route::{
         Action, DirectResponse, PathMatch, Route, RouteConfiguration, RouteMatch, TlsRequirement,
@@ -64,7 +64,6 @@ pub fn route_configuration(
             cluster_specifier_plugins,
             request_mirror_policies,
             vhost_header,
-            typed_per_filter_config,
             route_specifiers
         ]
     );
@@ -107,6 +106,7 @@ pub fn route_configuration(
         ignore_port_in_host_matching,
         max_direct_response_body_size_bytes: max_body,
         ignore_path_parameters_in_path_matching,
+        per_filter: http_filter::per_filter(cx, typed_per_filter_config),
     })
 }
 
@@ -162,7 +162,6 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
             virtual_clusters,
             rate_limits,
             cors,
-            typed_per_filter_config,
             retry_policy,
             retry_policy_typed_config,
             hedge_policy,
@@ -224,6 +223,7 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
         ),
         include_request_attempt_count,
         include_attempt_count_in_response,
+        per_filter: http_filter::per_filter(cx, typed_per_filter_config),
     })
 }
 
@@ -272,11 +272,7 @@ fn route(
         route_specifiers,
         action,
     } = route;
-    unsupported!(
-        cx,
-        RouteProto,
-        [typed_per_filter_config, stat_prefix, route_specifiers]
-    );
+    unsupported!(cx, RouteProto, [stat_prefix, route_specifiers]);
     no_effect!(
         cx,
         RouteProto,
@@ -343,6 +339,7 @@ fn route(
         tracing,
         name: Arc::from(name),
         origin: Arc::from(origin),
+        per_filter: http_filter::per_filter(cx, typed_per_filter_config),
     })
 }
 

@@ -18,7 +18,7 @@ use outrigger_proto::{
     google::protobuf::BoolValue,
 };
 
-use super::{header, matcher};
+use super::{header, http_filter, matcher};
 use crate::{
     config::route::{
         ClusterName, ClusterSpecifier, Forward, HostRewrite, PathRedirect, PathRewrite, Priority,
@@ -288,7 +288,7 @@ fn cluster_weight(cx: &Cx<'_>, cluster: ClusterWeight) -> Option<WeightedCluster
         typed_per_filter_config,
         host_rewrite_specifier,
     } = cluster;
-    unsupported!(cx, ClusterWeight, [metadata_match, typed_per_filter_config]);
+    unsupported!(cx, ClusterWeight, [metadata_match]);
     let cluster = match (name.is_empty(), cluster_header.is_empty()) {
         (false, true) => ClusterName::Name(Arc::from(name)),
         (true, false) => ClusterName::Header(matcher::header_key(
@@ -327,6 +327,7 @@ fn cluster_weight(cx: &Cx<'_>, cluster: ClusterWeight) -> Option<WeightedCluster
             response_headers_to_remove,
         ),
         host_rewrite,
+        per_filter: http_filter::per_filter(cx, typed_per_filter_config),
     })
 }
 

@@ -1,200 +1,125 @@
 //! HTTP filters: the registry, and the chain that a stream passes.
 //!
-//! A filter is a folder with its configuration and its per-stream state, and one line in
-//! `http_filters!` below. The line makes a variant of the configuration and of the running filter, so
-//! that a call of a filter is a `match`, not a virtual call. The router is not a filter here: it is
-//! where every chain ends.
+//! A filter is a folder and one line in `http_filters!` below. The folder has
+//!
+//! * `config.rs` (pure): `Config` and `RouteConfig`, and how Envoy's messages become them
+//!   ([`FilterConfig`]);
+//! * `filter.rs`: `Filter`, the object that a connection manager builds once from its configuration,
+//!   and `Route`, the one that a route table builds once from each per-route setting: statistics, token
+//!   buckets, compiled conditions. Both are shared by all workers.
+//!
+//! The line makes a variant of each, so that a call of a filter is a `match`, not a virtual call. What
+//! a filter keeps between a stream's request and its response is its [`HttpFilter::State`], in place.
+//! The router is not a filter here: it is where every chain ends.
 
-use std::fmt;
+mod chain;
+mod flow;
+pub mod header_mutation;
+mod overrides;
+#[macro_use]
+mod registry;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
-use futures_util::future::LocalBoxFuture;
 use http::request::Parts;
 
+pub use chain::{Chain, Factories};
+pub use flow::{Flow, Kept};
+pub use overrides::Overrides;
+
 use crate::{
-    config::http_connection_manager,
-    http::{LocalReply, Response, StreamCx},
-    telemetry::stream_info::StreamInfo,
+    convert::Cx,
+    http::{Response, StreamCx},
+    telemetry::stats::Registry,
 };
 
-/// What a filter does with a message on its way through the chain. Made anew for each stream.
-pub trait HttpFilter {
-    /// The request's head, before the router chooses an upstream.
-    fn request_headers(&mut self, head: &mut Parts, cx: &mut StreamCx) -> Flow {
+http_filters! {
+    HeaderMutation: header_mutation,
+}
+
+/// The pure half of a filter: its configuration and that of its per-route settings.
+pub trait FilterConfig: Sized {
+    /// What `http_filters[].typed_config` holds.
+    type Proto: prost::Message + Default + prost::Name;
+    /// What `typed_per_filter_config` holds; may be the same message.
+    type RouteProto: prost::Message + Default + prost::Name;
+    /// The per-route settings.
+    type RouteConfig;
+
+    /// Converts the filter's own message.
+    fn from_proto(cx: &Cx<'_>, proto: Self::Proto) -> Option<Self>;
+
+    /// Converts a per-route message. A filter without per-route settings reports an error.
+    fn route_from_proto(cx: &Cx<'_>, proto: Self::RouteProto) -> Option<Self::RouteConfig>;
+}
+
+/// What a filter does with a message on its way through the chain. The object is shared by all
+/// streams; what belongs to one of them is in [`FilterCx::state`].
+pub trait HttpFilter: Sized {
+    /// Per stream, from its request to its response. Large or rare things belong in a box.
+    type State: Default;
+    /// The run-time object of a per-route setting.
+    type Route: RouteObject;
+
+    /// The request's head, before the router sends it.
+    fn request_headers(&self, head: &mut Parts, cx: &mut FilterCx<'_, Self>) -> Flow {
         let _ = (head, cx);
         Flow::Continue
     }
 
-    /// The response's head.
-    fn response_headers(&mut self, response: &mut Response, cx: &mut StreamCx) -> Flow {
+    /// The response's head. A local reply passes every filter of the chain, also those that have not
+    /// seen the request; the route's own header changes are made already.
+    fn response_headers(&self, response: &mut Response, cx: &mut FilterCx<'_, Self>) -> Flow {
         let _ = (response, cx);
         Flow::Continue
     }
-
-    /// The stream is over.
-    fn finish(&mut self, info: &StreamInfo) {
-        let _ = info;
-    }
 }
 
-/// How a stream goes on after a filter.
-pub enum Flow {
-    /// With the next one.
-    Continue,
-    /// With this answer; no later filter sees the request.
-    Reply(LocalReply),
-    /// With what the future says. Only who waits allocates.
-    Wait(LocalBoxFuture<'static, Self>),
+/// A run-time object of per-route settings; [`http_filters!`] implements it for each filter's `Route`.
+pub trait RouteObject: Sized + 'static {
+    /// The object, if it is of this filter.
+    fn of(object: &RouteFilter) -> Option<&Self>;
 }
 
-impl fmt::Debug for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Continue => f.write_str("Continue"),
-            Self::Reply(reply) => f.debug_tuple("Reply").field(reply).finish(),
-            Self::Wait(_) => f.write_str("Wait"),
-        }
-    }
-}
-
-impl Flow {
-    async fn settle(mut self) -> Result<(), LocalReply> {
-        loop {
-            match self {
-                Self::Continue => return Ok(()),
-                Self::Reply(reply) => return Err(reply),
-                Self::Wait(future) => self = future.await,
-            }
-        }
-    }
-}
-
-macro_rules! http_filters {
-    ($($(#[$meta:meta])* $name:ident: $module:ident,)*) => {
-        /// Configuration of one HTTP filter.
-        #[derive(Clone, Debug)]
-        pub enum Config {
-            /// `envoy.filters.http.router`: the end of every chain.
-            Router,
-            $($(#[$meta])* #[doc = concat!("[`", stringify!($module), "`]")] $name($module::Config),)*
-        }
-
-        /// A filter at work on one stream.
-        #[derive(Debug)]
-        enum Filter {
-            $($(#[$meta])* $name($module::Filter),)*
-        }
-
-        impl Filter {
-            fn new(config: &Config) -> Option<Self> {
-                match config {
-                    Config::Router => None,
-                    $($(#[$meta])* Config::$name(config) => {
-                        Some(Self::$name($module::Filter::new(config)))
-                    })*
-                }
-            }
-        }
-
-        impl HttpFilter for Filter {
-            #[allow(unused_variables, reason = "the list may be empty")]
-            fn request_headers(&mut self, head: &mut Parts, cx: &mut StreamCx) -> Flow {
-                match *self {
-                    $($(#[$meta])* Self::$name(ref mut filter) => filter.request_headers(head, cx),)*
-                }
-            }
-
-            #[allow(unused_variables, reason = "the list may be empty")]
-            fn response_headers(&mut self, response: &mut Response, cx: &mut StreamCx) -> Flow {
-                match *self {
-                    $($(#[$meta])* Self::$name(ref mut filter) => filter.response_headers(response, cx),)*
-                }
-            }
-
-            #[allow(unused_variables, reason = "the list may be empty")]
-            fn finish(&mut self, info: &StreamInfo) {
-                match *self {
-                    $($(#[$meta])* Self::$name(ref mut filter) => filter.finish(info),)*
-                }
-            }
-        }
-    };
-}
-
-http_filters! {}
-
-/// The filters of a connection manager, from which each stream makes its chain.
-#[derive(Debug, Default)]
-pub struct Factories {
-    configs: Box<[Config]>,
-}
-
-impl Factories {
-    /// Of the filters before the router.
-    #[must_use]
-    pub fn new(filters: &[http_connection_manager::HttpFilter]) -> Self {
-        let configs = filters
-            .iter()
-            .map(|filter| &filter.config)
-            .filter(|config| !matches!(config, Config::Router))
-            .cloned()
-            .collect();
-        Self { configs }
-    }
-}
-
-/// The filters of one stream. Without filters it is an empty vector: no allocation, no call.
+/// What a filter sees of a stream.
 #[derive(Debug)]
-pub struct Chain {
-    filters: Vec<Filter>,
-    /// How many have seen the request; the response passes only those.
-    entered: usize,
+pub struct FilterCx<'a, F: HttpFilter> {
+    /// The stream: route, cluster, record, snapshot, worker.
+    pub stream: &'a mut StreamCx,
+    /// What this filter keeps of this stream.
+    pub state: &'a mut F::State,
+    /// Its settings at the levels of the route, the most general first.
+    routes: &'a [std::sync::Arc<RouteFilter>],
 }
 
-impl Chain {
-    /// A new chain.
+impl<'a, F: HttpFilter> FilterCx<'a, F> {
+    /// The most specific per-route setting: of the weighted cluster, route, virtual host or route
+    /// configuration.
     #[must_use]
-    pub fn new(factories: &Factories) -> Self {
-        Self {
-            filters: factories.configs.iter().filter_map(Filter::new).collect(),
-            entered: 0,
-        }
+    pub fn route(&self) -> Option<&'a F::Route> {
+        self.routes().next_back()
     }
 
-    /// Passes the request's head through the filters in order.
-    ///
-    /// # Errors
-    /// The answer of a filter.
-    pub async fn request_headers(
-        &mut self,
-        head: &mut Parts,
-        cx: &mut StreamCx,
-    ) -> Result<(), LocalReply> {
-        for filter in &mut self.filters {
-            self.entered += 1;
-            filter.request_headers(head, cx).settle().await?;
-        }
-        Ok(())
+    /// All per-route settings, the most general first.
+    pub fn routes(&self) -> impl DoubleEndedIterator<Item = &'a F::Route> + use<'a, F> {
+        self.routes.iter().filter_map(|object| F::Route::of(object))
     }
+}
 
-    /// Passes the response's head through the filters in reverse order.
-    ///
-    /// # Errors
-    /// The answer of a filter.
-    pub async fn response_headers(
-        &mut self,
-        response: &mut Response,
-        cx: &mut StreamCx,
-    ) -> Result<(), LocalReply> {
-        for filter in self.filters.iter_mut().take(self.entered).rev() {
-            filter.response_headers(response, cx).settle().await?;
-        }
-        Ok(())
-    }
+/// What filters are built with.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterBuild<'a> {
+    /// Where statistics live.
+    pub registry: &'a Registry,
+    /// `http.<stat_prefix>` of the connection manager.
+    pub scope: &'a str,
+}
 
-    /// Tells the filters that the stream is over.
-    pub fn finish(&mut self, info: &StreamInfo) {
-        for filter in &mut self.filters {
-            filter.finish(info);
-        }
-    }
+/// What per-route objects are built with: route tables do not know their connection managers.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteBuild<'a> {
+    /// Where statistics live.
+    pub registry: &'a Registry,
 }
