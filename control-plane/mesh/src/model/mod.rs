@@ -5,6 +5,7 @@
 
 mod endpoints;
 mod name;
+pub mod policy;
 mod route;
 mod service;
 
@@ -14,12 +15,13 @@ pub use endpoints::{Endpoints, PortSelector};
 pub use name::{Kind, NamespacedName, ObjectRef};
 pub use route::{
     Backend, BackendTarget, Filters, HeaderChanges, HttpRoute, Match, ParentRef, PathChange,
-    PathMatch, Redirect, Rewrite, Rule, TextMatch, Unsupported, ValueMatch,
+    PathMatch, Redirect, Retry, Rewrite, Rule, TextMatch, Unsupported, ValueMatch,
 };
 pub use service::{AppProtocol, Service, ServicePort};
 
+use self::policy::{BulkheadSpec, FaultSpec, Policy, RateLimitSpec, TrafficSpec};
 use crate::{
-    resolve::{self, PortRoutes, ResolvedRoute},
+    resolve::{self, Policies, PortRoutes, ResolvedRoute},
     status::ObjectStatus,
 };
 
@@ -34,6 +36,14 @@ pub enum Object {
     HttpRoute(HttpRoute),
     /// `gateway.networking.k8s.io/v1beta1 ReferenceGrant`.
     ReferenceGrant(ReferenceGrant),
+    /// `outrigger.dev/v1alpha1 TrafficPolicy`.
+    TrafficPolicy(Policy<TrafficSpec>),
+    /// `outrigger.dev/v1alpha1 Bulkhead`.
+    Bulkhead(Policy<BulkheadSpec>),
+    /// `outrigger.dev/v1alpha1 RateLimitPolicy`.
+    RateLimitPolicy(Policy<RateLimitSpec>),
+    /// `outrigger.dev/v1alpha1 FaultPolicy`.
+    FaultPolicy(Policy<FaultSpec>),
 }
 
 impl Object {
@@ -44,6 +54,10 @@ impl Object {
             Self::Endpoints(endpoints) => endpoints.object.clone(),
             Self::HttpRoute(route) => ObjectRef::new(Kind::HttpRoute, &route.id),
             Self::ReferenceGrant(grant) => ObjectRef::new(Kind::ReferenceGrant, &grant.id),
+            Self::TrafficPolicy(policy) => policy.reference(),
+            Self::Bulkhead(policy) => policy.reference(),
+            Self::RateLimitPolicy(policy) => policy.reference(),
+            Self::FaultPolicy(policy) => policy.reference(),
         }
     }
 }
@@ -79,6 +93,7 @@ pub struct Model {
     objects: BTreeMap<ObjectRef, Arc<Object>>,
     services: BTreeMap<NamespacedName, ServiceEntry>,
     routes: BTreeMap<NamespacedName, ResolvedRoute>,
+    policies: Policies,
     statuses: BTreeMap<ObjectRef, ObjectStatus>,
 }
 
@@ -116,6 +131,7 @@ impl Model {
             objects,
             services: resolved.services,
             routes: resolved.routes,
+            policies: resolved.policies,
             statuses: resolved.statuses,
         }
     }
@@ -133,6 +149,11 @@ impl Model {
     /// Every route with what its backends resolved to, sorted.
     pub(crate) fn routes(&self) -> &BTreeMap<NamespacedName, ResolvedRoute> {
         &self.routes
+    }
+
+    /// Every policy by what it is attached to.
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// What to tell the user about each object.

@@ -42,16 +42,28 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io/v1beta1 ReferenceGrant`.
     ReferenceGrant,
+    /// `outrigger.dev/v1alpha1 TrafficPolicy`.
+    TrafficPolicy,
+    /// `outrigger.dev/v1alpha1 Bulkhead`.
+    Bulkhead,
+    /// `outrigger.dev/v1alpha1 RateLimitPolicy`.
+    RateLimitPolicy,
+    /// `outrigger.dev/v1alpha1 FaultPolicy`.
+    FaultPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::Service,
         Self::EndpointSlice,
         Self::ServiceAddresses,
         Self::HttpRoute,
         Self::ReferenceGrant,
+        Self::TrafficPolicy,
+        Self::Bulkhead,
+        Self::RateLimitPolicy,
+        Self::FaultPolicy,
     ];
 
     /// As written in a manifest.
@@ -62,6 +74,10 @@ impl Kind {
             Self::ServiceAddresses => "ServiceAddresses",
             Self::HttpRoute => "HTTPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::TrafficPolicy => "TrafficPolicy",
+            Self::Bulkhead => "Bulkhead",
+            Self::RateLimitPolicy => "RateLimitPolicy",
+            Self::FaultPolicy => "FaultPolicy",
         }
     }
 
@@ -70,7 +86,11 @@ impl Kind {
         match self {
             Self::Service => &["v1"],
             Self::EndpointSlice => &["discovery.k8s.io/v1"],
-            Self::ServiceAddresses => &["outrigger.dev/v1alpha1"],
+            Self::ServiceAddresses
+            | Self::TrafficPolicy
+            | Self::Bulkhead
+            | Self::RateLimitPolicy
+            | Self::FaultPolicy => &["outrigger.dev/v1alpha1"],
             Self::HttpRoute => &["gateway.networking.k8s.io/v1"],
             Self::ReferenceGrant => &[
                 "gateway.networking.k8s.io/v1",

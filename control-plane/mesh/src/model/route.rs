@@ -62,6 +62,19 @@ pub struct Rule {
     pub request_timeout: Option<Duration>,
     /// One try towards a backend; zero is no limit.
     pub backend_timeout: Option<Duration>,
+    /// What is tried again.
+    pub retry: Option<Retry>,
+}
+
+/// `spec.rules[i].retry`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retry {
+    /// Status codes that are retried, besides errors of connections.
+    pub codes: Vec<u16>,
+    /// Tries after the first.
+    pub attempts: Option<u32>,
+    /// About so long before the first retry, and longer before each further one.
+    pub backoff: Option<Duration>,
 }
 
 /// All conditions must hold.

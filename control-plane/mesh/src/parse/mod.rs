@@ -12,6 +12,7 @@ mod http_route;
 mod locate;
 mod merge;
 mod metadata;
+mod policy;
 mod service;
 mod value;
 
@@ -181,6 +182,10 @@ fn read_document(value: Value) -> (Option<ObjectRef>, Checks, Option<Object>) {
         }
         Kind::HttpRoute => http_route::read(value, &mut checks).map(Object::HttpRoute),
         Kind::ReferenceGrant => grant::read(value, &mut checks).map(Object::ReferenceGrant),
+        Kind::TrafficPolicy => policy::read(value, &mut checks).map(Object::TrafficPolicy),
+        Kind::Bulkhead => policy::read(value, &mut checks).map(Object::Bulkhead),
+        Kind::RateLimitPolicy => policy::read(value, &mut checks).map(Object::RateLimitPolicy),
+        Kind::FaultPolicy => policy::read(value, &mut checks).map(Object::FaultPolicy),
     };
     (reference, checks, object)
 }

@@ -46,7 +46,8 @@ fn unknown_kinds_and_versions_are_errors() {
         findings("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n"),
         [
             "m.yaml:2:1: error: kind: Deployment is not supported; supported are Service, \
-          EndpointSlice, ServiceAddresses, HTTPRoute, ReferenceGrant"
+          EndpointSlice, ServiceAddresses, HTTPRoute, ReferenceGrant, TrafficPolicy, Bulkhead, \
+          RateLimitPolicy, FaultPolicy"
         ]
     );
     assert_eq!(

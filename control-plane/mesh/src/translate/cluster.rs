@@ -10,7 +10,7 @@ use outrigger_proto::{
     google::protobuf::Any,
 };
 
-use super::{endpoint, wire};
+use super::{endpoint, traffic::HostsPolicy, wire};
 use crate::{
     model::AppProtocol,
     resolve::ServiceAddress,
@@ -20,7 +20,7 @@ use crate::{
 /// Envoy's own name of the extension.
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// Within one data centre a connection that takes longer is better tried elsewhere.
+/// To the proxy's own workload.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The domain that Kubernetes services are in.
@@ -41,26 +41,36 @@ pub(super) fn inbound_name(inbound: &Inbound) -> String {
 }
 
 /// A service as its callers see it.
-pub(super) fn outbound(name: &str, protocol: &AppProtocol) -> api::Cluster {
+pub(super) fn outbound(name: &str, protocol: &AppProtocol, policy: &HostsPolicy) -> api::Cluster {
     use options::explicit_http_config::ProtocolConfig;
     use options::{ExplicitHttpConfig, UpstreamProtocolOptions::ExplicitHttpConfig as Explicit};
     let http2 = *protocol == AppProtocol::Http2;
-    let protocol = http2.then(|| {
-        Explicit(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
-                core::Http2ProtocolOptions::default(),
-            )),
-        })
-    });
-    api::Cluster {
+    let explicit = |protocol| {
+        Some(Explicit(ExplicitHttpConfig {
+            protocol_config: Some(protocol),
+        }))
+    };
+    let mut options = policy.http_options();
+    if http2 {
+        options.upstream_protocol_options = explicit(ProtocolConfig::Http2ProtocolOptions(
+            core::Http2ProtocolOptions::default(),
+        ));
+    } else if options != HttpProtocolOptions::default() {
+        // One of them must be said as soon as there are options at all.
+        options.upstream_protocol_options = explicit(ProtocolConfig::HttpProtocolOptions(
+            core::Http1ProtocolOptions::default(),
+        ));
+    }
+    let mut cluster = api::Cluster {
         eds_cluster_config: Some(api::cluster::EdsClusterConfig {
             eds_config: Some(wire::ads()),
             ..Default::default()
         }),
         cluster_discovery_type: discovery(api::cluster::DiscoveryType::Eds),
-        lb_policy: api::cluster::LbPolicy::LeastRequest.into(),
-        ..cluster(name, protocol)
-    }
+        ..cluster(name, options)
+    };
+    policy.apply(&mut cluster);
+    cluster
 }
 
 /// The proxy's own workload.
@@ -87,21 +97,22 @@ pub(super) fn inbound(inbound: &Inbound) -> api::Cluster {
     api::Cluster {
         cluster_discovery_type: discovery(api::cluster::DiscoveryType::Static),
         load_assignment: Some(endpoint::assignment(&name, &[inbound.app])),
-        ..cluster(&name, protocol)
+        connect_timeout: Some(wire::duration(CONNECT_TIMEOUT)),
+        ..cluster(
+            &name,
+            HttpProtocolOptions {
+                upstream_protocol_options: protocol,
+                ..Default::default()
+            },
+        )
     }
 }
 
-fn cluster(name: &str, protocol: Option<options::UpstreamProtocolOptions>) -> api::Cluster {
-    let typed = protocol.map(|protocol| {
-        let options = HttpProtocolOptions {
-            upstream_protocol_options: Some(protocol),
-            ..Default::default()
-        };
-        (HTTP_PROTOCOL_OPTIONS.to_owned(), wire::any(&options))
-    });
+fn cluster(name: &str, options: HttpProtocolOptions) -> api::Cluster {
+    let typed = (options != HttpProtocolOptions::default())
+        .then(|| (HTTP_PROTOCOL_OPTIONS.to_owned(), wire::any(&options)));
     api::Cluster {
         name: name.to_owned(),
-        connect_timeout: Some(wire::duration(CONNECT_TIMEOUT)),
         typed_extension_protocol_options: typed.into_iter().collect::<Options>(),
         ..Default::default()
     }

@@ -9,8 +9,10 @@ mod endpoint;
 mod listener;
 mod matcher;
 mod precedence;
+mod requests;
 mod rewrite;
 mod route;
+mod traffic;
 mod wire;
 
 use std::{
@@ -23,8 +25,9 @@ use std::{
 use outrigger_proto::google::protobuf::Any;
 use prost::{Message, Name};
 
+use self::traffic::HostsPolicy;
 use crate::{
-    model::{AppProtocol, Model},
+    model::{AppProtocol, Model, PortEntry},
     resolve::ServiceAddress,
     scope::{Node, Scope},
 };
@@ -107,6 +110,7 @@ pub struct Translator {
 struct PortResources {
     protocol: AppProtocol,
     addresses: Vec<SocketAddr>,
+    policy: HostsPolicy,
     name: Arc<str>,
     cluster: Resource,
     assignment: Resource,
@@ -126,15 +130,17 @@ impl Translator {
                     service: service.clone(),
                     port: slot.port.number,
                 };
+                let policy = HostsPolicy::of(&model, &address);
                 let known = previous.and_then(|previous| previous.ports.get(&address));
                 let resources = match known {
                     Some(known)
                         if known.protocol == slot.port.protocol
-                            && known.addresses == slot.endpoints =>
+                            && known.addresses == slot.endpoints
+                            && known.policy == policy =>
                     {
                         known.clone()
                     }
-                    _ => PortResources::new(&address, &slot.port.protocol, &slot.endpoints),
+                    _ => PortResources::new(&address, slot, policy),
                 };
                 ports.insert(address, resources);
             }
@@ -213,13 +219,15 @@ impl Resources {
 }
 
 impl PortResources {
-    fn new(address: &ServiceAddress, protocol: &AppProtocol, addresses: &[SocketAddr]) -> Self {
+    fn new(address: &ServiceAddress, slot: &PortEntry, policy: HostsPolicy) -> Self {
         let name = cluster::outbound_name(address);
+        let (protocol, addresses) = (&slot.port.protocol, &slot.endpoints);
         Self {
             protocol: protocol.clone(),
-            addresses: addresses.to_vec(),
-            cluster: Resource::of(&cluster::outbound(&name, protocol)),
+            addresses: addresses.clone(),
+            cluster: Resource::of(&cluster::outbound(&name, protocol, &policy)),
             assignment: Resource::of(&endpoint::assignment(&name, addresses)),
+            policy,
             name: name.into(),
         }
     }

@@ -11,6 +11,7 @@ use super::{
     listener::decorator,
     matcher::route_match,
     precedence::Precedence,
+    requests::RequestsPolicy,
     rewrite, wire,
 };
 use crate::{
@@ -78,13 +79,13 @@ fn routes(model: &Model, service: &Service, slot: &PortEntry, scope: &Scope) -> 
     };
     let attached = slot.routes.for_clients_in(&scope.namespace);
     if attached.is_empty() {
-        return vec![own_endpoints(&parent)];
+        return vec![own_endpoints(model, &parent)];
     }
     let mut all: Vec<(Precedence, api::Route)> = Vec::new();
     for resolved in attached.iter().filter_map(|id| model.routes().get(id)) {
         let route = resolved.route();
         for (index, rule) in route.rules.iter().enumerate() {
-            let translated = rule_action(resolved, index, rule, &parent);
+            let translated = rule_action(model, resolved, index, rule, &parent);
             for one in &rule.matches {
                 let translated = api::Route {
                     r#match: Some(route_match(one)),
@@ -99,19 +100,21 @@ fn routes(model: &Model, service: &Service, slot: &PortEntry, scope: &Scope) -> 
     all.into_iter().map(|(_, route)| route).collect()
 }
 
-fn own_endpoints(parent: &ServiceAddress) -> api::Route {
+fn own_endpoints(model: &Model, parent: &ServiceAddress) -> api::Route {
     let cluster = cluster::outbound_name(parent);
+    let policy = RequestsPolicy::of(model, parent, None);
+    let action = api::RouteAction {
+        cluster_specifier: Some(api::route_action::ClusterSpecifier::Cluster(cluster)),
+        hash_policy: policy.hash_policy(model, [parent]),
+        ..with_limits(&policy, None)
+    };
     api::Route {
         name: format!("Service/{} port {}", parent.service, parent.port),
         r#match: Some(api::RouteMatch {
             path_specifier: Some(api::route_match::PathSpecifier::Prefix("/".to_owned())),
             ..Default::default()
         }),
-        action: Some(api::route::Action::Route(api::RouteAction {
-            cluster_specifier: Some(api::route_action::ClusterSpecifier::Cluster(cluster)),
-            timeout: Some(wire::duration(Duration::ZERO)),
-            ..Default::default()
-        })),
+        action: Some(api::route::Action::Route(action)),
         decorator: Some(operation(parent)),
         ..Default::default()
     }
@@ -127,6 +130,7 @@ fn operation(parent: &ServiceAddress) -> api::Decorator {
 
 /// Everything of a rule but its match and what depends on it.
 fn rule_action(
+    model: &Model,
     resolved: &ResolvedRoute,
     index: usize,
     rule: &Rule,
@@ -136,7 +140,8 @@ fn rule_action(
     // Envoy applies a backend's changes before its rule's, the API after them: where backends have
     // any, the rule's are made part of each backend's.
     let backends = resolved.backends.get(index).map_or(&[][..], Vec::as_slice);
-    let action = action(rule, backends, parent);
+    let policy = RequestsPolicy::of(model, parent, Some((&resolved.route().id, rule)));
+    let action = action(model, rule, backends, parent, &policy);
     let in_backends = has_backend_changes(rule) && matches!(action, api::route::Action::Route(_));
     let filters = &rule.filters;
     let (request, response) = if in_backends {
@@ -171,9 +176,11 @@ fn rule_name(resolved: &ResolvedRoute, index: usize, rule: &Rule) -> String {
 }
 
 fn action(
+    model: &Model,
     rule: &Rule,
     backends: &[Result<ServiceAddress, InvalidBackend>],
     parent: &ServiceAddress,
+    policy: &RequestsPolicy<'_>,
 ) -> api::route::Action {
     if let Some(redirect) = &rule.filters.redirect {
         return api::route::Action::Redirect(rewrite::redirect(redirect, parent.port));
@@ -188,10 +195,13 @@ fn action(
     if weighted.iter().all(|(_, resolved)| resolved.is_err()) {
         return api::route::Action::DirectResponse(no_backend(rule, &weighted));
     }
+    let reached = weighted
+        .iter()
+        .filter_map(|(_, resolved)| resolved.as_ref().ok());
     let mut route = api::RouteAction {
-        timeout: Some(wire::duration(timeout(rule))),
         host_rewrite_specifier: rewrite::host(rule.filters.rewrite.as_ref()),
-        ..Default::default()
+        hash_policy: policy.hash_policy(model, reached),
+        ..with_limits(policy, Some(rule))
     };
     if weighted.iter().any(|(_, resolved)| resolved.is_err()) {
         // The invalid share names a cluster that is not there.
@@ -211,6 +221,9 @@ fn action(
                 .collect();
             api::route_action::ClusterSpecifier::WeightedClusters(api::WeightedCluster {
                 clusters,
+                random_value_specifier: policy.is_sticky().then(|| {
+                    api::weighted_cluster::RandomValueSpecifier::UseHashPolicy(wire::boolean(true))
+                }),
                 ..Default::default()
             })
         }
@@ -218,15 +231,26 @@ fn action(
     api::route::Action::Route(route)
 }
 
-/// Each request has one try, so the shorter of both limits decides. The mesh sets no limit that
-/// nobody asked for: Envoy's default of 15 s would cut streams.
-fn timeout(rule: &Rule) -> Duration {
-    [rule.request_timeout, rule.backend_timeout]
+/// Time limits and retries. Where there is only one try, its limit is one of the request.
+fn with_limits(policy: &RequestsPolicy<'_>, rule: Option<&Rule>) -> api::RouteAction {
+    let retry_policy = policy.retry_policy(rule);
+    let request = policy.request_timeout(rule);
+    let one_try = rule
+        .and_then(|rule| rule.backend_timeout)
+        .filter(|_| retry_policy.is_none());
+    let timeout = [Some(request), one_try]
         .into_iter()
         .flatten()
         .filter(|timeout| !timeout.is_zero())
         .min()
-        .unwrap_or(Duration::ZERO)
+        .unwrap_or(Duration::ZERO);
+    api::RouteAction {
+        timeout: Some(wire::duration(timeout)),
+        idle_timeout: policy.idle_timeout().map(wire::duration),
+        max_stream_duration: policy.max_stream_duration(),
+        retry_policy,
+        ..Default::default()
+    }
 }
 
 fn no_backend(

@@ -8,6 +8,9 @@ use outrigger_proto::{
 };
 use prost::{Message, Name};
 
+/// Whether services without any policy get the mesh's retries, budget and load balancer.
+pub(super) const MESH_DEFAULTS: bool = false;
+
 pub(super) fn any<M: Message + Name>(message: &M) -> Any {
     Any {
         type_url: M::type_url(),
@@ -50,6 +53,20 @@ pub(super) fn ads() -> core::ConfigSource {
         config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
             core::AggregatedConfigSource {},
         )),
+        ..Default::default()
+    }
+}
+
+/// Names the object of the mesh that something is made of, as our proxy's reasons tell it.
+pub(super) fn origin(object: &str) -> core::Metadata {
+    let value = protobuf::Value {
+        kind: Some(protobuf::value::Kind::StringValue(object.to_owned())),
+    };
+    let fields = protobuf::Struct {
+        fields: [("origin".to_owned(), value)].into(),
+    };
+    core::Metadata {
+        filter_metadata: [("outrigger.dev".to_owned(), fields)].into(),
         ..Default::default()
     }
 }

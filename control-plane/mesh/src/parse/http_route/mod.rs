@@ -171,7 +171,7 @@ fn read_port(port: Option<i32>, path: &str, checks: &mut Checks) -> Option<u16> 
 }
 
 /// The token characters of RFC 9110: header names, and query parameter names by the API's schema.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 256
         && text
@@ -180,7 +180,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// Reports `pattern` if it does not compile.
-fn check_regex(pattern: &str, path: String, checks: &mut Checks) {
+pub(super) fn check_regex(pattern: &str, path: String, checks: &mut Checks) {
     // By the rules of the proxy that will match with it.
     if let Err(reason) = outrigger_proto::compile_whole_regex(pattern) {
         checks.error(

@@ -6,7 +6,7 @@ use gateway_api::experimental::httproutes as api;
 
 use super::{Checks, check_reference, core_group, filters, matches, read_port};
 use crate::model::{
-    Backend, BackendTarget, Filters, Match, NamespacedName, PathChange, PathMatch, Rule,
+    Backend, BackendTarget, Filters, Match, NamespacedName, PathChange, PathMatch, Retry, Rule,
 };
 
 pub(super) fn read(
@@ -24,13 +24,10 @@ pub(super) fn read(
         session_persistence,
         timeouts,
     } = rule;
-    if retry.is_some() {
-        checks.unsupported(format!("{path}.retry"), "retries are not configurable yet");
-    }
     if session_persistence.is_some() {
         checks.unsupported(
             format!("{path}.sessionPersistence"),
-            "there are no sticky sessions yet",
+            "not implemented; TrafficPolicy's stickiness or consistentHash may serve",
         );
     }
     let matches = matches::read(matches.unwrap_or_default(), path, checks);
@@ -53,6 +50,7 @@ pub(super) fn read(
         })
         .collect();
     let (request_timeout, backend_timeout) = read_timeouts(timeouts, path, checks);
+    let retry = retry.map(|retry| read_retry(retry, path, checks));
     let name = name.map(Arc::from);
     Rule {
         name,
@@ -61,6 +59,7 @@ pub(super) fn read(
         backends,
         request_timeout,
         backend_timeout,
+        retry,
     }
 }
 
@@ -169,17 +168,8 @@ fn read_timeouts(
     else {
         return (None, None);
     };
-    let mut read = |field: &str, text: Option<String>| {
-        let text = text?;
-        match text.parse::<gateway_api::Duration>() {
-            Ok(duration) => Some(Duration::new(duration.as_secs(), duration.subsec_nanos())),
-            Err(_) => {
-                let message = format!("'{text}' is not a duration such as 1m30s or 250ms");
-                checks.error(format!("{path}.timeouts.{field}"), message);
-                None
-            }
-        }
-    };
+    let mut read =
+        |field: &str, text| read_duration(text, format!("{path}.timeouts.{field}"), checks);
     let request = read("request", request);
     let backend = read("backendRequest", backend_request);
     if let (Some(request), Some(backend)) = (request, backend)
@@ -190,4 +180,53 @@ fn read_timeouts(
         checks.error(format!("{path}.timeouts.backendRequest"), message);
     }
     (request, backend)
+}
+
+fn read_duration(text: Option<String>, path: String, checks: &mut Checks) -> Option<Duration> {
+    let text = text?;
+    match text.parse::<gateway_api::Duration>() {
+        Ok(duration) => Some(Duration::new(duration.as_secs(), duration.subsec_nanos())),
+        Err(_) => {
+            let message = format!("'{text}' is not a duration such as 1m30s or 250ms");
+            checks.error(path, message);
+            None
+        }
+    }
+}
+
+fn read_retry(retry: api::HttpRouteRulesRetry, rule: &str, checks: &mut Checks) -> Retry {
+    let api::HttpRouteRulesRetry {
+        attempts,
+        backoff,
+        codes,
+    } = retry;
+    let path = format!("{rule}.retry");
+    let attempts = attempts.and_then(|attempts| {
+        let number = u32::try_from(attempts).ok().filter(|number| *number <= 20);
+        if number.is_none() {
+            let message = format!("{attempts} is not in 0..20");
+            checks.error(format!("{path}.attempts"), message);
+        }
+        number
+    });
+    let codes = codes
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, code)| {
+            let known = u16::try_from(code)
+                .ok()
+                .filter(|code| (400..600).contains(code));
+            if known.is_none() {
+                let message = format!("{code} is not in 400..599");
+                checks.error(format!("{path}.codes[{index}]"), message);
+            }
+            known
+        })
+        .collect();
+    Retry {
+        codes,
+        attempts,
+        backoff: read_duration(backoff, format!("{path}.backoff"), checks),
+    }
 }

@@ -1,6 +1,8 @@
 //! Follows every reference between objects, once per version of the model, and notes what each
 //! object's author should know.
 
+mod policy;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -15,10 +17,13 @@ use crate::{
     status::{Condition, ObjectStatus, ParentStatus},
 };
 
+pub(crate) use policy::{Attached, Policies};
+
 /// The outcome.
 pub(crate) struct Resolved {
     pub(crate) services: BTreeMap<NamespacedName, ServiceEntry>,
     pub(crate) routes: BTreeMap<NamespacedName, ResolvedRoute>,
+    pub(crate) policies: Policies,
     pub(crate) statuses: BTreeMap<ObjectRef, ObjectStatus>,
 }
 
@@ -76,7 +81,12 @@ pub(crate) fn resolve(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> Resolved {
         match &**object {
             Object::Service(service) => resolver.add_service(service, object),
             Object::ReferenceGrant(grant) => resolver.grants.push(grant),
-            Object::Endpoints(_) | Object::HttpRoute(_) => {}
+            Object::Endpoints(_)
+            | Object::HttpRoute(_)
+            | Object::TrafficPolicy(_)
+            | Object::Bulkhead(_)
+            | Object::RateLimitPolicy(_)
+            | Object::FaultPolicy(_) => {}
         }
     }
     let mut routes: Vec<(&HttpRoute, &Arc<Object>)> = Vec::new();
@@ -95,7 +105,11 @@ pub(crate) fn resolve(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> Resolved {
                 };
                 resolver.statuses.insert(reference.clone(), status);
             }
-            Object::Service(_) => {}
+            Object::Service(_)
+            | Object::TrafficPolicy(_)
+            | Object::Bulkhead(_)
+            | Object::RateLimitPolicy(_)
+            | Object::FaultPolicy(_) => {}
         }
     }
     // Precedence between routes: the oldest first, then by namespace and name.
@@ -103,7 +117,7 @@ pub(crate) fn resolve(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> Resolved {
     for (route, object) in routes {
         resolver.add_route(route, object);
     }
-    resolver.finish()
+    resolver.finish(objects)
 }
 
 #[derive(Default)]
@@ -331,7 +345,7 @@ impl<'a> Resolver<'a> {
                 .any(|grant| grant.permits(&route.id.namespace, service))
     }
 
-    fn finish(mut self) -> Resolved {
+    fn finish(mut self, objects: &BTreeMap<ObjectRef, Arc<Object>>) -> Resolved {
         for (id, entry) in &self.services {
             let counts: Vec<_> = entry
                 .ports
@@ -352,7 +366,13 @@ impl<'a> Resolver<'a> {
             self.statuses
                 .insert(ObjectRef::new(crate::model::Kind::Service, id), status);
         }
+        let targets = policy::Targets {
+            services: &self.services,
+            routes: &self.routes,
+        };
+        let policies = policy::attach(objects, &targets, &mut self.statuses);
         Resolved {
+            policies,
             services: self.services,
             routes: self.routes,
             statuses: self.statuses,
