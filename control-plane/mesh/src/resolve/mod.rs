@@ -17,7 +17,7 @@ use crate::{
     status::{Condition, ObjectStatus, ParentStatus},
 };
 
-pub(crate) use policy::{Attached, Policies};
+pub(crate) use policy::Policies;
 
 /// The outcome.
 pub(crate) struct Resolved {

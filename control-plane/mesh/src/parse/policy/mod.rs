@@ -167,3 +167,6 @@ fn header_match(one: &HeaderMatch, path: &str, checks: &mut Checks) {
         (None, None) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Envoy's conditions of `retry_on` and `retry_grpc_on`.
-const CONDITIONS: [&str; 18] = [
+const CONDITIONS: [&str; 16] = [
     "5xx",
     "gateway-error",
     "reset",
@@ -28,18 +28,15 @@ const CONDITIONS: [&str; 18] = [
     "internal",
     "resource-exhausted",
     "unavailable",
-    "unknown",
-    "unimplemented",
 ];
 /// Those of them that cannot be used here, and why.
-const UNUSABLE: [(&str, &str); 4] = [
+const UNUSABLE: [(&str, &str); 3] = [
     (
         "retriable-status-codes",
         "write the status codes themselves",
     ),
     ("retriable-headers", "write a condition or a status code"),
     ("http3-post-connect-failure", "there is no HTTP/3 here"),
-    ("unknown", "there is no such condition for gRPC"),
 ];
 
 impl Check for TrafficSpec {
