@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+pub use super::load_balancing::{LbOptions, LbPolicy};
 use super::{
     http_connection_manager::{Http1Options, Http2Options},
     source::ConfigSource,
@@ -20,6 +21,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// The algorithm.
     pub lb_policy: LbPolicy,
+    /// What algorithms share.
+    pub lb_options: LbOptions,
     /// Default and high priority.
     pub circuit_breakers: CircuitBreakers,
     /// What is spoken to hosts.
@@ -35,7 +38,7 @@ pub struct Cluster {
     /// Soft limit of buffers per connection, bytes. Default 1 MiB.
     pub per_connection_buffer_limit_bytes: u32,
     /// Below this percentage of healthy hosts all are used. Default 50.
-    pub healthy_panic_threshold: f64,
+    pub healthy_panic_threshold: u32,
     /// Socket keep-alive towards hosts.
     pub tcp_keepalive: Option<TcpKeepalive>,
 }
@@ -142,6 +145,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// As EDS says.
     pub health: HealthStatus,
+    /// `metadata.filter_metadata["envoy.lb"].hash_key`: what consistent hashing knows it by.
+    pub hash_key: Option<Arc<str>>,
 }
 
 /// Address of an [`Endpoint`].
@@ -174,24 +179,6 @@ pub enum HealthStatus {
     Timeout,
     /// Degraded.
     Degraded,
-}
-
-/// Which algorithm picks a host, from `lb_policy` or `load_balancing_policy`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum LbPolicy {
-    /// Weighted round robin.
-    #[default]
-    RoundRobin,
-    /// The one with fewest active requests of `choice_count` (2) picked at random; with weights,
-    /// Envoy's weight scaled by `active_request_bias`.
-    LeastRequest {
-        /// Hosts looked at for each pick; at least 2.
-        choice_count: u32,
-        /// How much active requests lower a host's weight; 0 is weighted round robin.
-        active_request_bias: f64,
-    },
-    /// Uniform (by weight).
-    Random,
 }
 
 /// `envoy.config.cluster.v3.CircuitBreakers`.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    hash_policy::HashPolicy,
     header::HeaderMutations,
     matcher::{HeaderKey, HeaderMatcher, QueryMatcher},
     per_filter::PerFilterConfigs,
@@ -214,6 +215,8 @@ pub struct Forward {
     pub grpc_timeout_header_offset: Option<Duration>,
     /// Which circuit-breaker thresholds count.
     pub priority: Priority,
+    /// What of a request says which host, or which weighted cluster, it goes to.
+    pub hash_policy: Vec<HashPolicy>,
 }
 
 /// `envoy.config.core.v3.RoutingPriority`.
@@ -244,6 +247,24 @@ pub struct WeightedClusters {
     pub clusters: Vec<WeightedCluster>,
     /// The sum of weights, at least 1.
     pub total: u32,
+    /// Where the number that chooses comes from.
+    pub random: RandomValue,
+}
+
+/// `WeightedCluster.random_value_specifier`, and ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RandomValue {
+    /// Chance.
+    #[default]
+    Chance,
+    /// The number in this request header, if there is exactly one.
+    Header(HeaderKey),
+    /// The route's hash policies, if they find something.
+    HashPolicy,
+    /// The same, by a rule that moves as few as possible when weights change, and mints the cookie of a
+    /// hash policy so that a first visit counts too: the route's metadata says
+    /// `outrigger.dev: {sticky: monotone}`.
+    Monotone,
 }
 
 /// `WeightedCluster.ClusterWeight`.

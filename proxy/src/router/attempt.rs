@@ -27,7 +27,7 @@ use crate::{
     config::{cluster::UpstreamProtocol, route::Priority},
     http::{Body, BodyError, StreamCx, h2_body},
     upstream::{
-        Cluster, Host,
+        Cluster, Host, lb,
         pool::{Failure, Limit, Upload, UploadState, http1},
     },
 };
@@ -230,6 +230,15 @@ pub(super) fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
     let (Some(cluster), Some(host)) = (&upstream.cluster, &upstream.host) else {
         return;
     };
+    let latency = match ended {
+        Ended::Failed(Failure::Overflow(_)) => None,
+        // What one would have waited at worst: that it failed fast is no merit.
+        Ended::Failed(Failure::Connect(_)) => Some(cluster.config.connect_timeout),
+        Ended::Failed(_) | Ended::Expired(_) => upstream.first_tx.map(|sent| sent.elapsed()),
+    };
+    if let Some(latency) = latency {
+        lb::report(cluster, host, latency, lb::Sample::Failure);
+    }
     match ended {
         Ended::Expired(expired) => note_expired(*expired, cluster, host),
         Ended::Failed(failure) => {
@@ -298,6 +307,12 @@ fn received(
         false => &exchange.host.stats.rq_success,
     };
     counter.fetch_add(1, Relaxed);
+    let sample = match parts.status.is_server_error() {
+        true => lb::Sample::Failure,
+        false => lb::Sample::Answer,
+    };
+    let latency = now.saturating_duration_since(exchange.start);
+    lb::report(&exchange.cluster, &exchange.host, latency, sample);
     exchange
         .cluster
         .stats

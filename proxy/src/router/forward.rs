@@ -10,6 +10,7 @@ use super::{
     attempt::{Attempt, note_ended},
     choice, failure,
     failure::Ended,
+    hash::RequestHash,
     rewrite,
     table::Direction,
     timeout,
@@ -23,7 +24,7 @@ use crate::{
         stream_info::ResponseFlags,
     },
     upstream::{
-        Cluster,
+        Cluster, lb,
         pool::{Failure, UploadState},
     },
 };
@@ -93,6 +94,8 @@ async fn send(
         return Err(cluster_not_found(cx, matched, action, &parts));
     };
 
+    // Before anything is changed: Envoy picks the first host so.
+    let hash = RequestHash::new(cx, action, &cluster, &parts);
     let timeout = timeout::route_timeout(action, &mut parts.headers);
     let virtual_host = matched.virtual_host();
     if virtual_host.include_request_attempt_count {
@@ -105,7 +108,11 @@ async fn send(
     }
 
     let worker = Rc::clone(cx.worker());
-    let Some(host) = worker.pools.pick(&cluster, || worker.random()) else {
+    let key = lb::Key {
+        hash: hash.hash,
+        attempt: 0,
+    };
+    let Some(host) = worker.pools.pick(&cluster, key, || worker.random()) else {
         cluster
             .stats
             .codes
@@ -177,6 +184,7 @@ async fn send(
     }
     cx.info.response_code = Some(head.status);
     cx.info.details = Some("via_upstream".into());
+    hash.add_cookies(&mut head.headers);
     mutate_response(
         cx,
         matched,

@@ -227,17 +227,21 @@ pub fn with_value<R>(key: &HeaderKey, view: &View<'_>, with: impl FnOnce(Option<
 /// Whether a query-parameter condition holds; the first value of a name counts.
 #[must_use]
 pub fn query_matches(matcher: &QueryMatcher, path_and_query: &str) -> bool {
-    let value = path_and_query.split_once('?').and_then(|(_, query)| {
-        query.split('&').find_map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (name == &*matcher.name).then_some(value)
-        })
-    });
+    let value = query_value(path_and_query, &matcher.name);
     match (&matcher.kind, value) {
         (QueryMatchKind::Present(present), value) => *present == value.is_some(),
         (QueryMatchKind::String(_), None) => false,
         (QueryMatchKind::String(matcher), Some(value)) => string_matches(matcher, value.as_bytes()),
     }
+}
+
+/// The first value of a query parameter, as sent.
+pub(super) fn query_value<'a>(path_and_query: &'a str, wanted: &str) -> Option<&'a str> {
+    let (_, query) = path_and_query.split_once('?')?;
+    query.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name == wanted).then_some(value)
+    })
 }
 
 /// Whether a request says that it is gRPC: `application/grpc` or `application/grpc+…`.

@@ -5,6 +5,7 @@ mod choice;
 mod failure;
 mod filters;
 mod forward;
+mod hash;
 mod index;
 mod levels;
 pub mod matcher;

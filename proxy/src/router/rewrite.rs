@@ -201,7 +201,7 @@ fn replace_path(pattern: &Regex, substitution: &[u8], path: &str) -> Bytes {
 }
 
 /// Replaces all matches; `\0`–`\9` in the substitution are captures, `\\` a backslash.
-fn substitute(pattern: &Regex, substitution: &[u8], text: &[u8]) -> Bytes {
+pub(super) fn substitute(pattern: &Regex, substitution: &[u8], text: &[u8]) -> Bytes {
     let replaced = pattern.replace_all(text, |captures: &regex::bytes::Captures<'_>| {
         let mut out = Vec::with_capacity(substitution.len());
         let mut bytes = substitution.iter();

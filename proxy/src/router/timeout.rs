@@ -164,6 +164,7 @@ mod tests {
             grpc_timeout_header_max: None,
             grpc_timeout_header_offset: None,
             priority: Priority::Default,
+            hash_policy: Vec::new(),
         }
     }
 

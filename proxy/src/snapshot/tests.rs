@@ -200,7 +200,7 @@ fn refused_resource_keeps_its_last_good_version_and_its_neighbours_pass() {
     let good = "{name: a, connect_timeout: 1s}";
     fixture.send::<Cds>(Kind::Cluster, &[("a", good)], &[]);
     fixture.settled();
-    let bad = "{name: a, connect_timeout: 1s, lb_policy: MAGLEV}";
+    let bad = "{name: a, connect_timeout: 1s, lb_policy: CLUSTER_PROVIDED}";
     let rejections = fixture.send::<Cds>(Kind::Cluster, &[("a", bad), ("b", "{name: b}")], &[]);
     assert_eq!(rejections.len(), 1);
     assert_eq!(&*rejections[0].name, "a");
@@ -563,7 +563,7 @@ mod properties {
                 fixture.send::<Cds>(Kind::Cluster, &[(&format!("c{name}"), &yaml)], &[])
             }
             Step::BadCluster(name) => {
-                let yaml = format!("{{name: c{name}, lb_policy: MAGLEV}}");
+                let yaml = format!("{{name: c{name}, lb_policy: CLUSTER_PROVIDED}}");
                 fixture.send::<Cds>(Kind::Cluster, &[(&format!("c{name}"), &yaml)], &[])
             }
             Step::Endpoints(name) => {

@@ -15,8 +15,8 @@ use crate::{
     config::{
         self,
         cluster::{
-            CircuitBreakers, Discovery, Endpoint, EndpointAddress, HealthStatus, LbPolicy,
-            LoadAssignment, LocalityEndpoints, UpstreamProtocol,
+            CircuitBreakers, Discovery, Endpoint, EndpointAddress, HealthStatus, LbOptions,
+            LbPolicy, LoadAssignment, LocalityEndpoints, UpstreamProtocol,
         },
         http_connection_manager::Http1Options,
         listener::{DrainType, Listener, TrafficDirection},
@@ -63,6 +63,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
         hostname: "".into(),
         weight: 1,
         health: HealthStatus::Unknown,
+        hash_key: None,
     };
     let assignment = LoadAssignment {
         cluster_name: name.into(),
@@ -78,6 +79,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
         discovery: Discovery::Static(assignment),
         connect_timeout: Duration::from_secs(5),
         lb_policy: LbPolicy::RoundRobin,
+        lb_options: LbOptions::default(),
         circuit_breakers: CircuitBreakers::default(),
         protocol: UpstreamProtocol::Http1(Http1Options::default()),
         idle_timeout: Duration::from_secs(3600),
@@ -85,7 +87,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
         max_stream_duration: None,
         max_connection_duration: None,
         per_connection_buffer_limit_bytes: 1 << 20,
-        healthy_panic_threshold: 50.0,
+        healthy_panic_threshold: 50,
         tcp_keepalive: None,
     };
     Cluster::new(Arc::new(config), registry, None)

@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use super::{
     circuit::Circuit,
     host::{Host, HostSpec},
-    host_set::HostSet,
+    host_set::{HostSet, Inputs},
+    lb::consistent::TableGauges,
     stats::ClusterStats,
 };
 use crate::{
@@ -39,6 +40,8 @@ pub struct Cluster {
     pub stats: ClusterStats,
     /// Circuit breakers; shared with earlier and later versions of this cluster.
     pub circuit: Arc<Circuit>,
+    /// Of the table of a consistent hash.
+    table_gauges: Option<TableGauges>,
     initialized: watch::Sender<bool>,
 }
 
@@ -68,6 +71,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             hosts: ArcSwap::new(hosts),
+            table_gauges: TableGauges::new(&config.lb_policy, &scope),
             stats: ClusterStats::new(scope),
             circuit,
             initialized: watch::Sender::new(false),
@@ -108,18 +112,18 @@ impl Cluster {
     pub fn update_hosts(&self, assignment: &LoadAssignment) {
         self.set_hosts(
             &specs(assignment, |_, _| Vec::new()),
-            assignment.overprovisioning_factor,
+            Inputs::of(assignment),
         );
     }
 
     /// Makes the hosts those of `specs`. Only called on the main thread.
-    pub(super) fn set_hosts(&self, specs: &[HostSpec], overprovisioning_factor: u32) {
+    pub(super) fn set_hosts(&self, specs: &[HostSpec], inputs: Inputs) {
         let before = self.hosts.load_full();
         let mut known: HashMap<SocketAddr, Vec<&Arc<Host>>> = HashMap::new();
         for host in &before.hosts {
             known.entry(host.address).or_default().push(host);
         }
-        let mut changed = false;
+        let mut changed = inputs != before.inputs;
         let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(specs.len());
         let mut seen = std::collections::HashSet::new();
         for spec in specs {
@@ -143,12 +147,7 @@ impl Cluster {
         let gone: Vec<&Arc<Host>> = known.into_values().flatten().collect();
         changed |= !gone.is_empty();
         if changed {
-            let next = HostSet::new(
-                before.generation + 1,
-                hosts,
-                overprovisioning_factor,
-                self.config.healthy_panic_threshold,
-            );
+            let next = HostSet::new(before.generation + 1, hosts, &self.config, inputs);
             self.note_membership(&next);
             self.stats.membership_change.inc();
             self.hosts.store(Arc::new(next));
@@ -172,6 +171,9 @@ impl Cluster {
         stats.membership_total.set(set.hosts.len() as u64);
         stats.membership_healthy.set(set.healthy() as u64);
         stats.membership_degraded.set(set.degraded() as u64);
+        if let (Some(gauges), Some(size)) = (&self.table_gauges, set.table_size()) {
+            gauges.set(size);
+        }
         if !matches!(self.config.discovery, Discovery::Static(_)) {
             stats.max_host_weight.set(u64::from(weight));
         }
@@ -205,6 +207,7 @@ pub(super) fn specs(
                 priority: locality.priority,
                 weight: endpoint.weight,
                 health: endpoint.health,
+                hash_key: endpoint.hash_key.clone(),
             }));
         }
     }

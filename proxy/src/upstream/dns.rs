@@ -18,7 +18,7 @@ use hickory_resolver::{
 };
 use tokio::{sync::OnceCell, task::JoinHandle};
 
-use super::{Cluster, cluster::specs};
+use super::{Cluster, Inputs, cluster::specs};
 use crate::config::cluster::{Discovery, Dns, DnsLookupFamily, EndpointAddress};
 
 /// Never look up more often, whatever a TTL says.
@@ -181,7 +181,7 @@ impl Watch {
                     .collect()
             });
             let before = (cluster.hosts.load().generation, cluster.initialized());
-            cluster.set_hosts(&hosts, self.dns.assignment.overprovisioning_factor);
+            cluster.set_hosts(&hosts, Inputs::of(&self.dns.assignment));
             if before != (cluster.hosts.load().generation, cluster.initialized()) {
                 on_update();
             }

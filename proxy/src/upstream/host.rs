@@ -13,6 +13,7 @@ use std::{
 
 use http::HeaderValue;
 
+use super::lb::HostBalance;
 use crate::config::cluster::{HealthStatus, Locality};
 
 /// One address that requests can go to.
@@ -28,8 +29,12 @@ pub struct Host {
     pub authority: Option<HeaderValue>,
     /// Where it runs.
     pub locality: Locality,
+    /// What consistent hashing knows it by, instead of its address.
+    pub hash_key: Option<Arc<str>>,
     /// Counters and gauges, as `/clusters` shows them.
     pub stats: HostStats,
+    /// What load balancing knows of it.
+    pub balance: HostBalance,
     priority: AtomicU32,
     weight: AtomicU32,
     health: AtomicU8,
@@ -72,6 +77,8 @@ pub struct HostSpec {
     pub weight: u32,
     /// As the source says.
     pub health: HealthStatus,
+    /// What consistent hashing knows it by, instead of its address.
+    pub hash_key: Option<Arc<str>>,
 }
 
 impl Host {
@@ -87,7 +94,9 @@ impl Host {
                 .flatten(),
             hostname: Arc::clone(&spec.hostname),
             locality: spec.locality.clone(),
+            hash_key: spec.hash_key.clone(),
             stats: HostStats::default(),
+            balance: HostBalance::default(),
             priority: AtomicU32::new(spec.priority),
             weight: AtomicU32::new(spec.weight.max(1)),
             health: AtomicU8::new(encode(spec.health)),
@@ -124,6 +133,7 @@ impl Host {
         self.address == spec.address
             && self.hostname == spec.hostname
             && self.locality == spec.locality
+            && self.hash_key == spec.hash_key
     }
 
     /// Takes over the mutable parts of `spec`; whether any of them changed.

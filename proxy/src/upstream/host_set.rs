@@ -1,10 +1,15 @@
-//! The sets of hosts that load balancers pick from, sorted out by priority and health.
+//! The sets of hosts that load balancers pick from, sorted out by priority, health and locality.
 //!
 //! A [`HostSet`] is immutable: an update makes the next one.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::host::{Health, Host};
+use super::{
+    host::{Health, Host},
+    lb::consistent::{self, Table, TableSize},
+    priority_load::{self, LevelHealth, Share},
+};
+use crate::config::cluster::{Cluster as Config, LoadAssignment, Locality};
 
 /// All hosts of a cluster at one time, sorted out by priority and health.
 #[derive(Debug, Default)]
@@ -13,10 +18,49 @@ pub struct HostSet {
     pub generation: u64,
     /// Every host, in order of definition.
     pub hosts: Vec<Arc<Host>>,
-    /// Candidates by priority; the index is the level.
+    /// What the assignment says besides the hosts.
+    pub inputs: Inputs,
+    /// All lists of candidates; levels name them by number.
+    lists: Vec<Candidates>,
+    /// By priority.
     levels: Vec<Level>,
-    /// Cumulated percent of requests for (level, healthy) and then (level, degraded).
     shares: Vec<Share>,
+    table_size: Option<TableSize>,
+}
+
+/// What a [`HostSet`] is made from besides hosts and the cluster's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inputs {
+    /// Percent.
+    pub overprovisioning_factor: u32,
+    /// By priority and locality; none is zero.
+    pub locality_weights: Vec<(u32, Locality, u32)>,
+}
+
+impl Inputs {
+    /// Those of an assignment.
+    #[must_use]
+    pub fn of(assignment: &LoadAssignment) -> Self {
+        let weights = assignment.localities.iter().filter_map(|locality| {
+            Some((
+                locality.priority,
+                locality.locality.clone(),
+                locality.weight?,
+            ))
+        });
+        Self {
+            overprovisioning_factor: assignment.overprovisioning_factor,
+            locality_weights: weights.collect(),
+        }
+    }
+
+    /// Of one locality that is there twice the last weight counts, as in Envoy.
+    fn weight(&self, priority: u32, locality: &Locality) -> u32 {
+        let mut weights = self.locality_weights.iter().rev();
+        weights
+            .find(|(level, known, _)| *level == priority && known == locality)
+            .map_or(0, |(.., weight)| *weight)
+    }
 }
 
 /// Hosts that one pick chooses from, and the weights they had when the set was made.
@@ -26,34 +70,39 @@ pub struct Candidates {
     pub hosts: Vec<Arc<Host>>,
     /// Their weights; empty when all are equal.
     pub weights: Vec<u32>,
-    /// Their running sum; empty when all are equal.
-    pub cumulated: Vec<u64>,
 }
 
-#[derive(Debug, Default)]
-struct Level {
-    all: Candidates,
-    healthy: Candidates,
-    degraded: Candidates,
-    panic: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Share {
-    up_to: u32,
-    level: usize,
-    degraded: bool,
-}
-
-/// The result of choosing a level.
 #[derive(Debug)]
-pub struct Chosen<'a> {
-    /// Number of this list within the set, for the state that a worker keeps for it.
-    pub list: usize,
-    /// Where to pick from; not empty.
-    pub candidates: &'a Candidates,
-    /// Chosen in panic.
-    pub panic: bool,
+struct Level {
+    /// Numbers of lists.
+    all: usize,
+    healthy: usize,
+    degraded: usize,
+    is_panicking: bool,
+    healthy_localities: Vec<WeightedList>,
+    degraded_localities: Vec<WeightedList>,
+    /// For consistent hashing.
+    table: Option<Table>,
+}
+
+/// The candidates of one locality.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightedList {
+    /// Number of the list.
+    pub(super) list: usize,
+    /// The locality's weight, by what is available of it; more than zero.
+    pub(super) weight: f64,
+}
+
+/// The result of choosing a priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The priority.
+    pub level: usize,
+    /// Of its degraded hosts, not its healthy ones.
+    pub is_degraded: bool,
+    /// Of all its hosts, since too few are healthy.
+    pub is_panic: bool,
 }
 
 impl Candidates {
@@ -62,69 +111,168 @@ impl Candidates {
         if weights.windows(2).all(|pair| pair[0] == pair[1]) {
             weights = Vec::new();
         }
-        let sums = weights.iter().scan(0, |sum, weight| {
-            *sum += u64::from(*weight);
-            Some(*sum)
-        });
-        Self {
-            cumulated: sums.collect(),
-            hosts,
-            weights,
-        }
+        Self { hosts, weights }
+    }
+
+    /// The weight of a host, by its place.
+    #[must_use]
+    pub fn weight(&self, index: usize) -> u32 {
+        self.weights.get(index).copied().unwrap_or(1)
     }
 }
 
 impl HostSet {
     /// Sorts `hosts` out.
     #[must_use]
-    pub fn new(
-        generation: u64,
-        hosts: Vec<Arc<Host>>,
-        overprovisioning_factor: u32,
-        panic_threshold: f64,
-    ) -> Self {
+    pub fn new(generation: u64, hosts: Vec<Arc<Host>>, config: &Config, inputs: Inputs) -> Self {
         let highest = hosts.iter().map(|host| host.priority()).max();
-        let mut levels: Vec<Level> = Vec::new();
-        for priority in 0..=highest.unwrap_or(0) {
-            let of = |wanted: Option<Health>| {
-                let matching = hosts.iter().filter(|host| {
-                    host.priority() == priority
-                        && wanted.is_none_or(|wanted| Health::from(host.health()) == wanted)
-                });
-                Candidates::new(matching.cloned().collect())
-            };
-            levels.push(Level {
-                all: of(None),
-                healthy: of(Some(Health::Healthy)),
-                degraded: of(Some(Health::Degraded)),
-                panic: false,
-            });
-        }
-        let shares = distribute(&mut levels, overprovisioning_factor, panic_threshold);
-        Self {
+        let mut set = Self {
             generation,
-            hosts,
-            levels,
-            shares,
+            ..Self::default()
+        };
+        for host in &hosts {
+            if Health::from(host.health()) == Health::Healthy {
+                host.balance.note_healthy();
+            }
+        }
+        let mut health = Vec::new();
+        for priority in 0..=highest.unwrap_or(0) {
+            let (level, counts) = set.add_level(priority, &hosts, config, &inputs);
+            set.levels.push(level);
+            health.push(counts);
+        }
+        let load = priority_load::distribute(
+            &health,
+            inputs.overprovisioning_factor,
+            config.healthy_panic_threshold,
+        );
+        set.shares = load.shares;
+        for (level, is_panicking) in set.levels.iter_mut().zip(load.panics) {
+            level.is_panicking = is_panicking;
+        }
+        if config.lb_policy.is_consistent() {
+            set.build_tables(&hosts, config, &inputs);
+        }
+        set.hosts = hosts;
+        set.inputs = inputs;
+        set
+    }
+
+    fn add_list(&mut self, hosts: Vec<Arc<Host>>) -> usize {
+        self.lists.push(Candidates::new(hosts));
+        self.lists.len() - 1
+    }
+
+    fn add_level(
+        &mut self,
+        priority: u32,
+        hosts: &[Arc<Host>],
+        config: &Config,
+        inputs: &Inputs,
+    ) -> (Level, LevelHealth) {
+        let all: Vec<&Arc<Host>> = hosts
+            .iter()
+            .filter(|host| host.priority() == priority)
+            .collect();
+        let of = |wanted: Health| -> Vec<Arc<Host>> {
+            let matching = all
+                .iter()
+                .filter(|host| Health::from(host.health()) == wanted);
+            matching.map(|host| Arc::clone(host)).collect()
+        };
+        let (healthy, degraded) = (of(Health::Healthy), of(Health::Degraded));
+        let counts = LevelHealth {
+            all: all.len(),
+            healthy: healthy.len(),
+            degraded: degraded.len(),
+        };
+        let mut level = Level {
+            all: self.add_list(all.iter().map(|host| Arc::clone(host)).collect()),
+            healthy: self.add_list(healthy),
+            degraded: self.add_list(degraded),
+            is_panicking: false,
+            healthy_localities: Vec::new(),
+            degraded_localities: Vec::new(),
+            table: None,
+        };
+        if config.lb_options.locality_weighted && !config.lb_policy.is_consistent() {
+            let localities = by_locality(&all);
+            let factor = f64::from(inputs.overprovisioning_factor) / 100.0;
+            let mut weighted = |wanted: Health| -> Vec<WeightedList> {
+                let mut lists = Vec::new();
+                for (_, hosts) in &localities {
+                    let eligible: Vec<Arc<Host>> = hosts
+                        .iter()
+                        .filter(|host| Health::from(host.health()) == wanted)
+                        .cloned()
+                        .collect();
+                    let available = eligible.len() as f64 / hosts.len() as f64;
+                    let weight = hosts
+                        .first()
+                        .map_or(0, |host| inputs.weight(priority, &host.locality));
+                    let weight = f64::from(weight) * (factor * available).min(1.0);
+                    if weight > 0.0 {
+                        let list = self.add_list(eligible);
+                        lists.push(WeightedList { list, weight });
+                    }
+                }
+                lists
+            };
+            level.healthy_localities = weighted(Health::Healthy);
+            level.degraded_localities = weighted(Health::Degraded);
+        }
+        (level, counts)
+    }
+
+    /// Tables are of healthy hosts, in panic of all: degraded ones have no part in hashing, as in Envoy.
+    fn build_tables(&mut self, hosts: &[Arc<Host>], config: &Config, inputs: &Inputs) {
+        for (priority, level) in (0_u32..).zip(&mut self.levels) {
+            let list = if level.is_panicking {
+                level.all
+            } else {
+                level.healthy
+            };
+            let usable = &self.lists[list].hosts;
+            let has_weights = config.lb_options.locality_weighted
+                && hosts.iter().any(|host| host.priority() == priority);
+            let localities: Option<Vec<(f64, Vec<Arc<Host>>)>> = has_weights.then(|| {
+                let usable: Vec<&Arc<Host>> = usable.iter().collect();
+                let weighted = by_locality(&usable);
+                weighted
+                    .into_iter()
+                    .map(|(locality, hosts)| (f64::from(inputs.weight(priority, &locality)), hosts))
+                    .collect()
+            });
+            let members = consistent::members(usable, localities.as_deref());
+            if let Some((table, size)) = Table::new(&config.lb_policy, members) {
+                level.table = Some(table);
+                self.table_size = Some(size);
+            }
         }
     }
 
     /// Hosts that count as healthy.
     #[must_use]
     pub fn healthy(&self) -> usize {
-        self.levels
-            .iter()
-            .map(|level| level.healthy.hosts.len())
-            .sum()
+        self.count(|level| level.healthy)
     }
 
     /// Hosts that count as degraded.
     #[must_use]
     pub fn degraded(&self) -> usize {
+        self.count(|level| level.degraded)
+    }
+
+    fn count(&self, list: impl Fn(&Level) -> usize) -> usize {
         self.levels
             .iter()
-            .map(|level| level.degraded.hosts.len())
+            .map(|level| self.candidates(list(level)).hosts.len())
             .sum()
+    }
+
+    /// The size of the last level's table, for its gauges.
+    pub(super) fn table_size(&self) -> Option<TableSize> {
+        self.table_size
     }
 
     /// Whether [`Self::choose`] depends on its number.
@@ -133,201 +281,259 @@ impl HostSet {
         self.shares.len() > 1
     }
 
-    /// The list to pick from, for a random number in `0..100`.
+    /// The priority to pick from, for a random number or a hash.
     #[must_use]
-    pub fn choose(&self, random: u32) -> Option<Chosen<'_>> {
-        let share = self.shares.iter().find(|share| random < share.up_to)?;
-        let level = self.levels.get(share.level)?;
-        let (offset, candidates) = match (level.panic, share.degraded) {
-            (true, _) => (0, &level.all),
-            (false, false) => (1, &level.healthy),
-            (false, true) => (2, &level.degraded),
-        };
-        (!candidates.hosts.is_empty()).then_some(Chosen {
-            list: share.level * 3 + offset,
-            candidates,
-            panic: level.panic,
+    pub fn choose(&self, number: u64) -> Option<Chosen> {
+        let percent = number % 100;
+        let share = self
+            .shares
+            .iter()
+            .find(|share| percent < u64::from(share.up_to))?;
+        Some(Chosen {
+            level: share.level,
+            is_degraded: share.is_degraded,
+            is_panic: self.levels.get(share.level)?.is_panicking,
         })
+    }
+
+    /// Any host that takes requests now, for who keeps no state to balance by: two random numbers choose
+    /// the priority and the host.
+    #[must_use]
+    pub fn any(&self, priority: u64, host: u64) -> Option<&Arc<Host>> {
+        let hosts = &self.candidates(self.list(self.choose(priority)?)?).hosts;
+        let index = host.checked_rem(hosts.len() as u64)?;
+        hosts.get(usize::try_from(index).ok()?)
+    }
+
+    /// The localities to choose from first; none where their weights do not count.
+    pub(super) fn localities(&self, chosen: Chosen) -> &[WeightedList] {
+        match (self.levels.get(chosen.level), chosen) {
+            (None, _) | (_, Chosen { is_panic: true, .. }) => &[],
+            (Some(level), chosen) if chosen.is_degraded => &level.degraded_localities,
+            (Some(level), _) => &level.healthy_localities,
+        }
+    }
+
+    /// The number of the list with all candidates of a choice.
+    pub(super) fn list(&self, chosen: Chosen) -> Option<usize> {
+        let level = self.levels.get(chosen.level)?;
+        Some(match chosen {
+            Chosen { is_panic: true, .. } => level.all,
+            Chosen {
+                is_degraded: true, ..
+            } => level.degraded,
+            Chosen { .. } => level.healthy,
+        })
+    }
+
+    /// A list by its number.
+    pub(super) fn candidates(&self, list: usize) -> &Candidates {
+        &self.lists[list]
+    }
+
+    /// The table of a priority, for consistent hashing.
+    pub(super) fn table(&self, chosen: Chosen) -> Option<&Table> {
+        self.levels.get(chosen.level)?.table.as_ref()
     }
 }
 
-/// Envoy's priority load: each level takes what its health allows, healthy hosts of all levels first,
-/// then degraded ones; levels whose health is below the panic threshold use all their hosts once
-/// the levels together cannot take everything.
-fn distribute(levels: &mut [Level], factor: u32, panic_threshold: f64) -> Vec<Share> {
-    let percent = |part: usize, all: usize| -> u32 {
-        if all == 0 {
-            return 0;
-        }
-        let value = part as u64 * u64::from(factor) / all as u64;
-        u32::try_from(value.min(100)).unwrap_or(100)
-    };
-    let available: Vec<(u32, u32)> = levels
-        .iter()
-        .map(|level| {
-            let all = level.all.hosts.len();
-            (
-                percent(level.healthy.hosts.len(), all),
-                percent(level.degraded.hosts.len(), all),
-            )
-        })
-        .collect();
-    let total: u32 = available
-        .iter()
-        .map(|(healthy, degraded)| healthy + degraded)
-        .sum::<u32>()
-        .min(100);
-
-    if total < 100 {
-        for level in levels.iter_mut() {
-            let all = level.all.hosts.len();
-            let healthy = level.healthy.hosts.len() + level.degraded.hosts.len();
-            level.panic = all > 0 && (healthy as f64) * 100.0 / (all as f64) < panic_threshold;
-        }
+/// Hosts by locality, in the order of Envoy's localities.
+fn by_locality(hosts: &[&Arc<Host>]) -> Vec<(Locality, Vec<Arc<Host>>)> {
+    let mut localities: BTreeMap<[&str; 3], (Locality, Vec<Arc<Host>>)> = BTreeMap::new();
+    for host in hosts {
+        let Locality {
+            region,
+            zone,
+            sub_zone,
+        } = &host.locality;
+        let (_, members) = localities
+            .entry([region, zone, sub_zone])
+            .or_insert_with(|| (host.locality.clone(), Vec::new()));
+        members.push(Arc::clone(host));
     }
-    // With nothing healthy anywhere the whole load goes to the panicking levels by their size.
-    if total == 0 {
-        let all: usize = levels
-            .iter()
-            .filter(|level| level.panic)
-            .map(|level| level.all.hosts.len())
-            .sum();
-        let mut shares = Vec::new();
-        let mut seen = 0;
-        for (index, level) in levels.iter().enumerate().filter(|(_, level)| level.panic) {
-            seen += level.all.hosts.len();
-            shares.push(Share {
-                up_to: u32::try_from(seen * 100 / all.max(1)).unwrap_or(100),
-                level: index,
-                degraded: false,
-            });
-        }
-        return shares;
-    }
-
-    let mut shares: Vec<Share> = Vec::new();
-    let mut used = 0;
-    let lists = available
-        .iter()
-        .enumerate()
-        .map(|(index, (healthy, _))| (index, false, *healthy))
-        .chain(
-            available
-                .iter()
-                .enumerate()
-                .map(|(index, (_, degraded))| (index, true, *degraded)),
-        );
-    for (level, degraded, load) in lists {
-        let share = (load * 100 / total).min(100 - used);
-        if share > 0 {
-            used += share;
-            shares.push(Share {
-                up_to: used,
-                level,
-                degraded,
-            });
-        }
-    }
-    // Rounding leaves a few percent: they go to the first list.
-    let rest = 100 - used;
-    for share in &mut shares {
-        share.up_to += rest;
-    }
-    shares
+    localities.into_values().collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
     use crate::{
-        config::cluster::{HealthStatus, Locality},
-        upstream::HostSpec,
+        config::{
+            cluster::{HealthStatus, UpstreamProtocol},
+            http_connection_manager::Http1Options,
+        },
+        upstream::{HostSpec, testing},
     };
 
+    use HealthStatus::{Degraded, Healthy, Unhealthy};
+
+    /// A host of a priority, a zone and a health.
+    fn host(last: u8, priority: u32, zone: &str, health: HealthStatus) -> Arc<Host> {
+        Arc::new(Host::new(&HostSpec {
+            priority,
+            health,
+            locality: Locality {
+                zone: zone.into(),
+                ..Locality::default()
+            },
+            ..testing::spec(last)
+        }))
+    }
+
     fn hosts(spec: &[(u32, HealthStatus)]) -> Vec<Arc<Host>> {
-        spec.iter()
-            .enumerate()
-            .map(|(index, (priority, health))| {
-                Arc::new(Host::new(&HostSpec {
-                    address: SocketAddr::from(([10, 0, 0, index as u8], 80)),
-                    hostname: Arc::from(""),
-                    locality: Locality::default(),
-                    priority: *priority,
-                    weight: 1,
-                    health: *health,
-                }))
-            })
+        (0..)
+            .zip(spec)
+            .map(|(last, (priority, health))| host(last, *priority, "", *health))
             .collect()
     }
 
-    fn load(set: &HostSet) -> Vec<(usize, u32)> {
-        let mut lists = std::collections::BTreeMap::new();
-        for random in 0..100 {
-            if let Some(chosen) = set.choose(random) {
-                *lists.entry(chosen.list).or_insert(0) += 1;
-            }
-        }
-        lists.into_iter().collect()
+    fn config() -> Config {
+        testing::config(&[], UpstreamProtocol::Http1(Http1Options::default()))
     }
 
-    use HealthStatus::{Degraded, Healthy, Unhealthy};
+    fn inputs() -> Inputs {
+        Inputs {
+            overprovisioning_factor: 140,
+            locality_weights: Vec::new(),
+        }
+    }
+
+    fn set(spec: &[(u32, HealthStatus)]) -> HostSet {
+        HostSet::new(1, hosts(spec), &config(), inputs())
+    }
+
+    /// Percent by priority and kind.
+    fn load(set: &HostSet) -> Vec<(usize, &'static str, u32)> {
+        let mut load: Vec<(usize, &'static str, u32)> = Vec::new();
+        for number in 0..100 {
+            let Some(chosen) = set.choose(number) else {
+                continue;
+            };
+            let kind = match chosen {
+                Chosen { is_panic: true, .. } => "all",
+                Chosen {
+                    is_degraded: true, ..
+                } => "degraded",
+                Chosen { .. } => "healthy",
+            };
+            match load.last_mut() {
+                Some((level, last, count)) if (*level, *last) == (chosen.level, kind) => {
+                    *count += 1
+                }
+                _ => load.push((chosen.level, kind, 1)),
+            }
+        }
+        load
+    }
 
     #[test]
     fn all_load_on_the_first_level_while_it_is_healthy_enough() {
         // 3 of 4 healthy: 75 % × 1.4 ≥ 100 %.
-        let set = HostSet::new(
-            1,
-            hosts(&[
-                (0, Healthy),
-                (0, Healthy),
-                (0, Healthy),
-                (0, Unhealthy),
-                (1, Healthy),
-            ]),
-            140,
-            50.0,
-        );
-        assert_eq!(load(&set), [(1, 100)]);
+        let set = set(&[
+            (0, Healthy),
+            (0, Healthy),
+            (0, Healthy),
+            (0, Unhealthy),
+            (1, Healthy),
+        ]);
+        assert_eq!(load(&set), [(0, "healthy", 100)]);
+        assert!(!set.has_choice());
     }
 
     #[test]
     fn load_spills_to_the_next_level() {
         // 1 of 2 healthy: 70 %, the rest to level 1.
-        let set = HostSet::new(
-            1,
-            hosts(&[(0, Healthy), (0, Unhealthy), (1, Healthy)]),
-            140,
-            50.0,
-        );
-        assert_eq!(load(&set), [(1, 70), (4, 30)]);
+        let set = set(&[(0, Healthy), (0, Unhealthy), (1, Healthy)]);
+        assert_eq!(load(&set), [(0, "healthy", 70), (1, "healthy", 30)]);
     }
 
     #[test]
     fn degraded_hosts_take_the_rest() {
-        let set = HostSet::new(1, hosts(&[(0, Healthy), (0, Degraded)]), 140, 50.0);
-        assert_eq!(load(&set), [(1, 70), (2, 30)]);
+        let set = set(&[(0, Healthy), (0, Degraded)]);
+        assert_eq!(load(&set), [(0, "healthy", 70), (0, "degraded", 30)]);
     }
 
     #[test]
     fn panic_uses_all_hosts() {
-        let set = HostSet::new(
-            1,
-            hosts(&[(0, Healthy), (0, Unhealthy), (0, Unhealthy), (0, Unhealthy)]),
-            140,
-            50.0,
+        let few = set(&[(0, Healthy), (0, Unhealthy), (0, Unhealthy), (0, Unhealthy)]);
+        assert_eq!(load(&few), [(0, "all", 100)]);
+        let none = set(&[(0, Unhealthy), (0, Unhealthy)]);
+        assert_eq!(load(&none), [(0, "all", 100)]);
+        let mut config = config();
+        config.healthy_panic_threshold = 0;
+        let calm = HostSet::new(1, hosts(&[(0, Unhealthy)]), &config, inputs());
+        assert_eq!(load(&calm), [(0, "healthy", 100)]);
+        assert!(calm.any(0, 0).is_none());
+    }
+
+    #[test]
+    fn in_panic_everywhere_levels_share_by_size() {
+        let mut spec = vec![(0, Healthy)];
+        spec.extend([(0, Unhealthy); 5]);
+        spec.push((1, Healthy));
+        spec.extend([(1, Unhealthy); 2]);
+        assert_eq!(load(&set(&spec)), [(0, "all", 67), (1, "all", 33)]);
+        // One level that is well keeps the others out of it.
+        spec.extend([(2, Healthy); 2]);
+        assert_eq!(
+            load(&set(&spec)),
+            [(0, "healthy", 23), (1, "healthy", 46), (2, "healthy", 31)]
         );
-        assert_eq!(load(&set), [(0, 100)]);
-        assert!(set.choose(0).unwrap().panic);
-        let none = HostSet::new(1, hosts(&[(0, Unhealthy), (0, Unhealthy)]), 140, 50.0);
-        assert_eq!(load(&none), [(0, 100)]);
-        let no_panic = HostSet::new(1, hosts(&[(0, Unhealthy)]), 140, 0.0);
-        assert!(no_panic.choose(0).is_none());
     }
 
     #[test]
     fn an_empty_set_offers_nothing() {
-        assert!(HostSet::new(1, Vec::new(), 140, 50.0).choose(50).is_none());
+        let set = set(&[]);
+        assert!(set.any(50, 0).is_none());
+        assert!(set.choose(50).unwrap().is_panic);
+    }
+
+    #[test]
+    fn localities_count_by_weight_and_by_what_is_available_of_them() {
+        let mut config = config();
+        config.lb_options.locality_weighted = true;
+        let inputs = Inputs {
+            overprovisioning_factor: 140,
+            locality_weights: ["a", "b", "c"]
+                .into_iter()
+                .zip([3, 2, 1])
+                .map(|(zone, weight)| {
+                    let locality = Locality {
+                        zone: zone.into(),
+                        ..Locality::default()
+                    };
+                    (0, locality, weight)
+                })
+                .collect(),
+        };
+        let hosts = vec![
+            host(1, 0, "b", Healthy),
+            host(2, 0, "b", Unhealthy),
+            host(3, 0, "a", Healthy),
+            host(4, 0, "c", Unhealthy),
+            host(5, 0, "unweighted", Healthy),
+            host(6, 0, "a", Healthy),
+            host(7, 0, "a", Degraded),
+        ];
+        let set = HostSet::new(1, hosts, &config, inputs);
+        let lists = |is_degraded| -> Vec<(usize, f64)> {
+            let chosen = Chosen {
+                level: 0,
+                is_degraded,
+                is_panic: false,
+            };
+            set.localities(chosen)
+                .iter()
+                .map(|one| (set.candidates(one.list).hosts.len(), one.weight))
+                .collect()
+        };
+        // Two thirds of a, times 1.4, are more than enough; half of b is 70 %.
+        let healthy = lists(false);
+        assert_eq!(healthy.len(), 2);
+        assert_eq!(healthy[0].0, 2);
+        assert!((healthy[0].1 - 3.0 * (1.4 * 2.0 / 3.0_f64).min(1.0)).abs() < 1e-9);
+        assert_eq!(healthy[1].0, 1);
+        assert!((healthy[1].1 - 1.4).abs() < 1e-9);
+        assert_eq!(lists(true).len(), 1);
     }
 }

@@ -9,8 +9,9 @@ mod codes;
 pub mod dns;
 mod host;
 mod host_set;
-mod lb;
+pub mod lb;
 pub mod pool;
+mod priority_load;
 mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,5 +20,5 @@ pub use circuit::{Circuit, Resource, Resources};
 pub use cluster::Cluster;
 pub use codes::CodeStats;
 pub use host::{Health, Host, HostSpec, HostStats};
-pub use host_set::{Candidates, Chosen, HostSet};
+pub use host_set::{Candidates, HostSet, Inputs};
 pub use stats::ClusterStats;

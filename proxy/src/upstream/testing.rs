@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use super::Cluster;
+use super::{Cluster, Host, HostSpec};
 use crate::{
     config::cluster::{
         CircuitBreakers, Cluster as Config, Discovery, Endpoint, EndpointAddress, HealthStatus,
-        LbPolicy, LoadAssignment, LocalityEndpoints, UpstreamProtocol,
+        LbOptions, LbPolicy, LoadAssignment, Locality, LocalityEndpoints, UpstreamProtocol,
     },
     telemetry::stats::Registry,
 };
@@ -17,6 +17,7 @@ pub(crate) fn assignment(endpoints: &[(SocketAddr, u32)]) -> LoadAssignment {
         hostname: Arc::from(""),
         weight: *weight,
         health: HealthStatus::Unknown,
+        hash_key: None,
     });
     LoadAssignment {
         cluster_name: Arc::from("c"),
@@ -35,6 +36,7 @@ pub(crate) fn config(endpoints: &[(SocketAddr, u32)], protocol: UpstreamProtocol
         discovery: Discovery::Static(assignment(endpoints)),
         connect_timeout: Duration::from_secs(5),
         lb_policy: LbPolicy::RoundRobin,
+        lb_options: LbOptions::default(),
         circuit_breakers: CircuitBreakers::default(),
         protocol,
         idle_timeout: Duration::from_secs(3600),
@@ -42,11 +44,29 @@ pub(crate) fn config(endpoints: &[(SocketAddr, u32)], protocol: UpstreamProtocol
         max_stream_duration: None,
         max_connection_duration: None,
         per_connection_buffer_limit_bytes: 1 << 20,
-        healthy_panic_threshold: 50.0,
+        healthy_panic_threshold: 50,
         tcp_keepalive: None,
     }
 }
 
 pub(crate) fn cluster(config: Config) -> Arc<Cluster> {
     Cluster::new(Arc::new(config), &Registry::new(1), None)
+}
+
+/// A host as sources define it.
+pub(crate) fn spec(last: u8) -> HostSpec {
+    HostSpec {
+        address: SocketAddr::from(([10, 0, 0, last], 80)),
+        hostname: Arc::from(""),
+        locality: Locality::default(),
+        priority: 0,
+        weight: 1,
+        health: HealthStatus::Unknown,
+        hash_key: None,
+    }
+}
+
+/// A host of no cluster.
+pub(crate) fn host(last: u8) -> Host {
+    Host::new(&spec(last))
 }

@@ -1,6 +1,6 @@
 //! `Cluster`, `CircuitBreakers`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use outrigger_proto::envoy::config::{
     cluster::v3::{
@@ -8,7 +8,7 @@ use outrigger_proto::envoy::config::{
         UpstreamConnectionOptions,
         circuit_breakers::Thresholds as ThresholdsProto,
         cluster::{
-            ClusterDiscoveryType, ClusterProtocolSelection, CommonLbConfig, DiscoveryType,
+            ClusterDiscoveryType, ClusterProtocolSelection, DiscoveryType,
             DnsLookupFamily as FamilyProto, EdsClusterConfig,
         },
     },
@@ -37,7 +37,6 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_REFRESH: Duration = Duration::from_secs(5);
 const BUFFER_LIMIT: u32 = 1024 * 1024;
-const PANIC_THRESHOLD: f64 = 50.0;
 
 /// A whole cluster.
 #[expect(
@@ -46,14 +45,12 @@ const PANIC_THRESHOLD: f64 = 50.0;
 )]
 pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
     cx.converts::<Proto>();
-    cx.refuses::<Proto>(&[
-        "cluster_type",
-        "ring_hash_lb_config",
-        "maglev_lb_config",
-        "original_dst_lb_config",
-    ]);
+    cx.refuses::<Proto>(&["cluster_type", "original_dst_lb_config"]);
     cx.partly::<Proto>("type", "STATIC, STRICT_DNS, EDS");
-    cx.partly::<Proto>("lb_policy", "ROUND_ROBIN, LEAST_REQUEST, RANDOM");
+    cx.partly::<Proto>(
+        "lb_policy",
+        "ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH, MAGLEV",
+    );
     cx.partly::<Proto>(
         "typed_extension_protocol_options",
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -199,20 +196,32 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         eds_cluster_config,
         dns,
     );
-    let lb_policy = load_balancing::policy(cx, lb_policy, lb_config, load_balancing_policy);
-    let panic = common_lb(&cx.field("common_lb_config"), common_lb_config);
+    let common = load_balancing::common(&cx.field("common_lb_config"), common_lb_config);
+    let panic_threshold = common.panic_threshold;
+    let balancing = load_balancing::policy(cx, lb_policy, lb_config, load_balancing_policy, common);
     let breakers = circuit_breakers
         .map(|proto| breakers(&cx.field("circuit_breakers"), proto))
         .unwrap_or_default();
     let keepalive = upstream_connection_options
         .and_then(|proto| connection_options(&cx.field("upstream_connection_options"), proto));
     let http = http?;
+    let mut balancing = balancing?;
+    if let (true, Some(Discovery::Static(assignment))) =
+        (balancing.policy.is_consistent(), &discovery)
+    {
+        check_weights(&cx.field("load_assignment").field("endpoints"), assignment);
+    }
+    // What hosts are chosen by is the algorithm's own say first, then the protocol options'.
+    if balancing.options.hash_policy.is_empty() {
+        balancing.options.hash_policy = http.hash_policy;
+    }
     Some(Cluster {
         name,
         stat_name,
         discovery: discovery?,
         connect_timeout: cx.duration_or("connect_timeout", connect_timeout, CONNECT_TIMEOUT),
-        lb_policy: lb_policy?,
+        lb_policy: balancing.policy,
+        lb_options: balancing.options,
         circuit_breakers: breakers,
         protocol: http.protocol,
         idle_timeout: http.idle_timeout,
@@ -223,7 +232,7 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         max_stream_duration: http.max_stream_duration,
         max_connection_duration: http.max_connection_duration,
         per_connection_buffer_limit_bytes: u32_or(per_connection_buffer_limit_bytes, BUFFER_LIMIT),
-        healthy_panic_threshold: panic,
+        healthy_panic_threshold: panic_threshold,
         tcp_keepalive: keepalive,
     })
 }
@@ -349,6 +358,30 @@ fn static_assignment(
     }
 }
 
+/// Sums of weights must fit into 32 bits for consistent hashing, as in Envoy: by locality those of hosts,
+/// by priority those of localities.
+fn check_weights(cx: &Cx<'_>, assignment: &LoadAssignment) {
+    let mut by_priority = HashMap::new();
+    for (index, locality) in assignment.localities.iter().enumerate() {
+        let priority = locality.priority;
+        let hosts = locality.endpoints.iter();
+        let sum: u64 = hosts.map(|endpoint| u64::from(endpoint.weight)).sum();
+        let whole: &mut u64 = by_priority.entry(priority).or_default();
+        *whole += u64::from(locality.weight.unwrap_or(0));
+        for (what, sum) in [
+            ("endpoints in the locality at", sum),
+            ("localities at the same", *whole),
+        ] {
+            if sum > u64::from(u32::MAX) {
+                cx.index(index).error(format!(
+                    "The sum of weights of all {what} priority {priority} exceeds {}",
+                    u32::MAX
+                ));
+            }
+        }
+    }
+}
+
 /// Only STRICT_DNS resolves names.
 pub fn check_numeric(cx: &Cx<'_>, assignment: &LoadAssignment) {
     let localities = cx.field("endpoints");
@@ -388,46 +421,6 @@ pub(super) fn plain_socket(cx: &Cx<'_>, socket: Option<TransportSocket>) {
             }
         }
         None => cx.error(format!("`{name}` has no typed_config")),
-    }
-}
-
-fn common_lb(cx: &Cx<'_>, config: Option<CommonLbConfig>) -> f64 {
-    cx.converts::<CommonLbConfig>();
-    cx.refuses::<CommonLbConfig>(&["locality_weighted_lb_config"]);
-    let CommonLbConfig {
-        healthy_panic_threshold,
-        update_merge_window,
-        ignore_new_hosts_until_first_hc,
-        close_connections_on_host_set_change,
-        consistent_hashing_lb_config,
-        override_host_status,
-        locality_config_specifier,
-    } = config.unwrap_or_default();
-    unsupported!(
-        cx,
-        CommonLbConfig,
-        [
-            ignore_new_hosts_until_first_hc,
-            close_connections_on_host_set_change,
-            consistent_hashing_lb_config,
-            override_host_status
-        ]
-    );
-    load_balancing::locality_specifier(cx, locality_config_specifier);
-    no_effect!(
-        cx,
-        CommonLbConfig,
-        "one update is one atomic exchange of the host set: there is nothing to merge",
-        [update_merge_window]
-    );
-    match healthy_panic_threshold {
-        None => PANIC_THRESHOLD,
-        Some(percent) if (0.0..=100.0).contains(&percent.value) => percent.value,
-        Some(_) => {
-            cx.field("healthy_panic_threshold")
-                .error("value must be inside range [0, 100]");
-            PANIC_THRESHOLD
-        }
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use outrigger_proto::envoy::config::{
-    core::v3::{HealthStatus as HealthProto, Locality as LocalityProto},
-    endpoint::v3::{
-        ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, LocalityLbEndpoints,
-        cluster_load_assignment::Policy, lb_endpoint::HostIdentifier,
+use outrigger_proto::{
+    envoy::config::{
+        core::v3::{HealthStatus as HealthProto, Locality as LocalityProto, Metadata},
+        endpoint::v3::{
+            ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, LocalityLbEndpoints,
+            cluster_load_assignment::Policy, lb_endpoint::HostIdentifier,
+        },
     },
+    google::protobuf::value::Kind,
 };
 
 use crate::{
@@ -97,12 +100,6 @@ fn locality_endpoints(cx: &Cx<'_>, locality: LocalityLbEndpoints) -> Option<Loca
         "Envoy does not use it either",
         [proximity]
     );
-    no_effect!(
-        cx,
-        LocalityLbEndpoints,
-        "counts only with locality-weighted balancing, which is refused",
-        [load_balancing_weight]
-    );
     if priority > MAX_PRIORITY {
         cx.field("priority").error(format!(
             "value must be less than or equal to {MAX_PRIORITY}"
@@ -144,11 +141,9 @@ fn endpoint(cx: &Cx<'_>, proto: LbEndpoint) -> Option<Endpoint> {
         load_balancing_weight,
         host_identifier,
     } = proto;
-    no_effect!(
-        cx,
-        LbEndpoint,
-        "nothing reads endpoint metadata yet: subsets and transport socket matches are refused",
-        [metadata]
+    cx.partly::<LbEndpoint>(
+        "metadata",
+        "`envoy.lb` `hash_key`; subsets and transport socket matches, which read more, are refused",
     );
     let health = match cx.enumeration("health_status", health_status)? {
         HealthProto::Unknown => HealthStatus::Unknown,
@@ -216,5 +211,15 @@ fn endpoint(cx: &Cx<'_>, proto: LbEndpoint) -> Option<Endpoint> {
         },
         weight,
         health,
+        hash_key: metadata.as_ref().and_then(hash_key),
     })
+}
+
+/// A value that is no text counts as none, as in Envoy.
+fn hash_key(metadata: &Metadata) -> Option<Arc<str>> {
+    let fields = &metadata.filter_metadata.get("envoy.lb")?.fields;
+    match fields.get("hash_key")?.kind.as_ref()? {
+        Kind::StringValue(key) if !key.is_empty() => Some(Arc::from(key.as_str())),
+        _ => None,
+    }
 }

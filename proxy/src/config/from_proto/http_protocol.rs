@@ -20,9 +20,11 @@ use outrigger_proto::{
     google::protobuf::Any,
 };
 
+use super::hash_policy;
 use crate::{
     config::{
         cluster::UpstreamProtocol,
+        hash_policy::HashPolicy,
         http_connection_manager::{
             HeaderCase, Http1Options, Http2Keepalive, Http2Options, UnderscoreAction,
         },
@@ -295,6 +297,7 @@ pub(super) struct Upstream {
     pub(super) max_requests: Option<u32>,
     pub(super) max_stream_duration: Option<Duration>,
     pub(super) max_connection_duration: Option<Duration>,
+    pub(super) hash_policy: Vec<HashPolicy>,
 }
 
 /// Typed options if there are any, else the cluster's own fields, as Envoy chooses.
@@ -343,6 +346,7 @@ fn with_common(protocol: UpstreamProtocol, common: &Common) -> Upstream {
         max_requests: common.max_requests,
         max_stream_duration: common.max_stream_duration,
         max_connection_duration: common.max_connection_duration,
+        hash_policy: Vec::new(),
     }
 }
 
@@ -369,7 +373,6 @@ fn typed_upstream(cx: &Cx<'_>, options: UpstreamOptions) -> Option<Upstream> {
             header_validation_config,
             outlier_detection,
             request_mirror_policies,
-            hash_policy,
             retry_policy
         ]
     );
@@ -406,7 +409,10 @@ fn typed_upstream(cx: &Cx<'_>, options: UpstreamOptions) -> Option<Upstream> {
             return None;
         }
     };
-    Some(with_common(protocol, &common))
+    Some(Upstream {
+        hash_policy: hash_policy::policies(&cx.field("hash_policy"), hash_policy),
+        ..with_common(protocol, &common)
+    })
 }
 
 fn explicit(cx: &Cx<'_>, config: ExplicitHttpConfig) -> Option<UpstreamProtocol> {

@@ -7,6 +7,7 @@ mod access_log;
 mod bootstrap;
 mod cluster;
 mod endpoint;
+mod hash_policy;
 pub(crate) mod header;
 mod http_connection_manager;
 mod http_filter;

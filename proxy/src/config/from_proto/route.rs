@@ -292,9 +292,16 @@ fn route(
             format!("route {name}")
         }
     });
+    let is_monotone = is_monotone(&cx.field("metadata"), metadata.as_ref());
     let action = match action {
         Some(route::Action::Route(proto)) => {
-            route_action::forward(&cx.field("route"), proto).map(|f| Action::Forward(Box::new(f)))
+            let at = cx.field("route");
+            route_action::forward(&at, proto).map(|mut forward| {
+                if is_monotone {
+                    route_action::make_monotone(&at, &mut forward.cluster);
+                }
+                Action::Forward(Box::new(forward))
+            })
         }
         Some(route::Action::Redirect(proto)) => {
             route_action::redirect(&cx.field("redirect"), proto)
@@ -372,6 +379,22 @@ fn origin(metadata: Option<&Metadata>) -> Option<String> {
         Kind::StringValue(text) => Some(text.clone()),
         _ => None,
     }
+}
+
+/// Whether `metadata.filter_metadata["outrigger.dev"].sticky` asks for splits that move few users.
+fn is_monotone(cx: &Cx<'_>, metadata: Option<&Metadata>) -> bool {
+    let fields = metadata.and_then(|metadata| metadata.filter_metadata.get("outrigger.dev"));
+    let Some(sticky) = fields.and_then(|own| own.fields.get("sticky")) else {
+        return false;
+    };
+    let is_known = matches!(&sticky.kind, Some(Kind::StringValue(rule)) if rule == "monotone");
+    if !is_known {
+        cx.field("filter_metadata")
+            .key("outrigger.dev")
+            .field("sticky")
+            .error("the only rule is \"monotone\"");
+    }
+    is_known
 }
 
 fn route_match(cx: &Cx<'_>, proto: MatchProto) -> Option<RouteMatch> {

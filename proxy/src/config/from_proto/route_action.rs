@@ -12,17 +12,17 @@ use outrigger_proto::{
                 ClusterNotFoundResponseCode, ClusterSpecifier as SpecifierProto,
                 HostRewriteSpecifier, MaxStreamDuration, UpgradeConfig,
             },
-            weighted_cluster::{self, ClusterWeight},
+            weighted_cluster::{self, ClusterWeight, RandomValueSpecifier as RandomSpecifier},
         },
     },
     google::protobuf::BoolValue,
 };
 
-use super::{header, http_filter, matcher};
+use super::{hash_policy, header, http_filter, matcher};
 use crate::{
     config::route::{
         ClusterName, ClusterSpecifier, Forward, HostRewrite, PathRedirect, PathRewrite, Priority,
-        Redirect, SchemeRedirect, WeightedCluster, WeightedClusters,
+        RandomValue, Redirect, SchemeRedirect, WeightedCluster, WeightedClusters,
     },
     convert::Cx,
     no_effect, unsupported,
@@ -85,7 +85,6 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
             request_mirror_policies,
             rate_limits,
             include_vh_rate_limits,
-            hash_policy,
             cors,
             internal_redirect_policy,
             internal_redirect_action,
@@ -139,6 +138,7 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
             .grpc_offset
             .or_else(|| cx.optional_duration("grpc_timeout_offset", grpc_timeout_offset)),
         priority,
+        hash_policy: hash_policy::policies(&cx.field("hash_policy"), hash_policy),
     })
 }
 
@@ -236,7 +236,6 @@ fn weighted(cx: &Cx<'_>, clusters: WeightedProto) -> Option<WeightedClusters> {
         runtime_key_prefix,
         random_value_specifier,
     } = clusters;
-    unsupported!(cx, WeightedProto, [random_value_specifier]);
     no_effect!(
         cx,
         WeightedProto,
@@ -249,6 +248,18 @@ fn weighted(cx: &Cx<'_>, clusters: WeightedProto) -> Option<WeightedClusters> {
         "deprecated: the sum of the weights counts, in Envoy too",
         [total_weight]
     );
+    let random = match random_value_specifier {
+        None | Some(RandomSpecifier::UseHashPolicy(BoolValue { value: false })) => {
+            Some(RandomValue::Chance)
+        }
+        Some(RandomSpecifier::UseHashPolicy(BoolValue { value: true })) => {
+            Some(RandomValue::HashPolicy)
+        }
+        Some(RandomSpecifier::HeaderName(name)) if name.is_empty() => Some(RandomValue::Chance),
+        Some(RandomSpecifier::HeaderName(name)) => {
+            matcher::header_key(&cx.field("header_name"), &name).map(RandomValue::Header)
+        }
+    };
     let clusters_cx = cx.field("clusters");
     if clusters.is_empty() {
         clusters_cx.error("value must contain at least 1 item");
@@ -271,7 +282,22 @@ fn weighted(cx: &Cx<'_>, clusters: WeightedProto) -> Option<WeightedClusters> {
     Some(WeightedClusters {
         clusters: weighted,
         total,
+        random: random?,
     })
+}
+
+/// Splits by hash are made so that few users move when weights change; others cannot.
+pub(super) fn make_monotone(cx: &Cx<'_>, cluster: &mut ClusterSpecifier) {
+    match cluster {
+        ClusterSpecifier::Weighted(WeightedClusters {
+            random: random @ RandomValue::HashPolicy,
+            ..
+        }) => *random = RandomValue::Monotone,
+        _ => cx
+            .field("weighted_clusters")
+            .field("use_hash_policy")
+            .error("must be true for metadata outrigger.dev {sticky: monotone}"),
+    }
 }
 
 fn cluster_weight(cx: &Cx<'_>, cluster: ClusterWeight) -> Option<WeightedCluster> {

@@ -72,13 +72,10 @@ impl Client {
         {
             return Ok(kept);
         }
-        let candidates = hosts
-            .choose(rand::random_range(0..100))
-            .map(|chosen| &chosen.candidates.hosts);
-        let candidates = candidates.filter(|hosts| !hosts.is_empty());
-        let candidates = candidates
-            .ok_or_else(|| Failure::Temporary(format!("cluster '{name}' has no healthy host")))?;
-        let address = candidates[rand::random::<u32>() as usize % candidates.len()].address;
+        let address = hosts
+            .any(rand::random(), rand::random())
+            .ok_or_else(|| Failure::Temporary(format!("cluster '{name}' has no healthy host")))?
+            .address;
         match &config.exporter {
             Exporter::Grpc {
                 cluster,

@@ -2,43 +2,63 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{State, below, edf::Schedule};
-use crate::upstream::{Candidates, Host};
+use super::{State, Turn, below};
 
-/// The index of the next host.
-pub(super) fn pick(
-    state: &mut State,
-    candidates: &Candidates,
-    choice_count: u32,
-    active_request_bias: f64,
-    random: &mut impl FnMut() -> u64,
-) -> usize {
-    let hosts = &candidates.hosts;
-    if candidates.weights.is_empty() {
-        let mut best = below(hosts.len(), random());
-        for _ in 1..choice_count {
-            let other = below(hosts.len(), random());
-            if active(&hosts[other]) < active(&hosts[best]) {
+impl<N: Fn() -> u64> Turn<'_, N> {
+    /// The index of the next host.
+    pub(super) fn least_request(
+        &self,
+        state: &mut State,
+        choice_count: Option<u32>,
+        active_request_bias: f64,
+        random: &mut impl FnMut() -> u64,
+    ) -> usize {
+        let weight = |index| {
+            biased(
+                self.candidates.weight(index),
+                self.active(index),
+                active_request_bias,
+            )
+        };
+        if let Some(index) = self.scheduled(state, weight, random) {
+            return index;
+        }
+        let count = self.candidates.hosts.len();
+        let Some(choices) = choice_count else {
+            return self.full_scan(random);
+        };
+        let mut best = below(count, random());
+        for _ in 1..choices {
+            let other = below(count, random());
+            if self.active(other) < self.active(best) {
                 best = other;
             }
         }
-        return best;
+        best
     }
-    let weight = |index: usize| {
-        biased(
-            candidates.weights[index],
-            active(&hosts[index]),
-            active_request_bias,
-        )
-    };
-    state
-        .schedule
-        .get_or_insert_with(|| Schedule::new(hosts.len(), weight, random()))
-        .pick(weight)
-}
 
-fn active(host: &Host) -> u64 {
-    host.stats.rq_active.load(Relaxed)
+    /// The least busy of all; each of equals is as likely.
+    fn full_scan(&self, random: &mut impl FnMut() -> u64) -> usize {
+        let mut best = 0;
+        let mut least = u64::MAX;
+        let mut equals = 0;
+        for index in 0..self.candidates.hosts.len() {
+            let active = self.active(index);
+            if active < least {
+                (best, least, equals) = (index, active, 1);
+            } else if active == least {
+                equals += 1;
+                if below(equals, random()) == 0 {
+                    best = index;
+                }
+            }
+        }
+        best
+    }
+
+    fn active(&self, index: usize) -> u64 {
+        self.candidates.hosts[index].stats.rq_active.load(Relaxed)
+    }
 }
 
 /// Envoy's dynamic weight: `weight / (active + 1) ^ bias`.

@@ -1,15 +1,27 @@
 //! Load balancing: one worker's state over the host sets of one cluster. Picking allocates nothing.
 
+mod clock;
+pub(super) mod consistent;
 mod edf;
+pub mod hash;
+mod host_state;
 mod least_request;
-mod random;
+mod maglev;
+mod mersenne;
+mod peak_ewma;
+mod ring_hash;
 mod round_robin;
+mod slow_start;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+pub(super) use clock::now;
+pub use host_state::HostBalance;
+pub(crate) use peak_ewma::Sample;
 
 use self::edf::Schedule;
-use super::{Candidates, Cluster, Host, HostSet};
-use crate::config::cluster::LbPolicy;
+use super::{Candidates, Cluster, Host, HostSet, host_set::Chosen};
+use crate::config::cluster::{LbOptions, LbPolicy};
 
 /// A worker's state of a cluster's load balancer.
 #[derive(Debug, Default)]
@@ -17,11 +29,24 @@ pub(crate) struct Balancer {
     generation: u64,
     /// By number of the candidate list within the set.
     lists: Vec<State>,
+    /// By priority, healthy before degraded: turns of localities.
+    localities: Vec<Option<Schedule>>,
+}
+
+/// What of a request a pick depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Key {
+    /// Says the host where the algorithm is a consistent hash.
+    pub(crate) hash: Option<u64>,
+    /// Grows while the host that was picked does not suit: consistent hashes then look elsewhere.
+    pub(crate) attempt: u32,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: Option<usize>,
+    /// Whether a schedule is needed was found out.
+    is_known: bool,
     schedule: Option<Schedule>,
 }
 
@@ -34,67 +59,168 @@ impl Balancer {
     /// Picks a host.
     pub(crate) fn pick<'a>(
         &mut self,
-        cluster: &Cluster,
+        cluster: &'a Cluster,
         set: &'a HostSet,
+        key: Key,
         mut random: impl FnMut() -> u64,
+        now: impl Fn() -> u64,
     ) -> Option<&'a Arc<Host>> {
         if self.generation != set.generation {
             self.generation = set.generation;
             self.lists.clear();
+            self.localities.clear();
         }
-        let share = if set.has_choice() {
-            below(100, random())
-        } else {
-            0
-        };
-        let Some(chosen) = set.choose(u32::try_from(share).unwrap_or(0)) else {
+        let picked = self.pick_from(cluster, set, key, &mut random, now);
+        if picked.is_none() {
             cluster.stats.upstream_cx_none_healthy.inc();
-            if cluster.config.healthy_panic_threshold > 0.0 {
-                cluster.stats.lb_healthy_panic.inc();
-            }
-            return None;
+        }
+        picked
+    }
+
+    fn pick_from<'a>(
+        &mut self,
+        cluster: &'a Cluster,
+        set: &'a HostSet,
+        key: Key,
+        random: &mut impl FnMut() -> u64,
+        now: impl Fn() -> u64,
+    ) -> Option<&'a Arc<Host>> {
+        let (policy, options) = (&cluster.config.lb_policy, &cluster.config.lb_options);
+        let is_consistent = policy.is_consistent();
+        let number = match key.hash {
+            Some(hash) if is_consistent => hash,
+            _ if is_consistent || set.has_choice() => random(),
+            _ => 0,
         };
-        if chosen.panic {
+        let chosen = set.choose(number)?;
+        if chosen.is_panic {
             cluster.stats.lb_healthy_panic.inc();
         }
-        if self.lists.len() <= chosen.list {
-            self.lists.resize_with(chosen.list + 1, State::default);
+        if is_consistent {
+            let active = || cluster.stats.upstream_rq_active.value();
+            return set.table(chosen)?.pick(number, key.attempt, active);
         }
-        let state = &mut self.lists[chosen.list];
-        choose(
-            &cluster.config.lb_policy,
-            state,
-            chosen.candidates,
-            &mut random,
-        )
+        if chosen.is_panic && options.fail_traffic_on_panic {
+            return None;
+        }
+        let list = match self.locality(set, chosen, random) {
+            Some(list) => list,
+            None => set.list(chosen)?,
+        };
+        if self.lists.len() <= list {
+            self.lists.resize_with(list + 1, State::default);
+        }
+        let turn = Turn {
+            candidates: set.candidates(list),
+            options,
+            now,
+        };
+        turn.choose(policy, &mut self.lists[list], random)
+    }
+
+    /// The list of the locality whose turn it is, where localities have weights.
+    fn locality(
+        &mut self,
+        set: &HostSet,
+        chosen: Chosen,
+        random: &mut impl FnMut() -> u64,
+    ) -> Option<usize> {
+        let localities = set.localities(chosen);
+        match localities {
+            [] => return None,
+            [only] => return Some(only.list),
+            _ => {}
+        }
+        let place = chosen.level * 2 + usize::from(chosen.is_degraded);
+        if self.localities.len() <= place {
+            self.localities.resize_with(place + 1, || None);
+        }
+        let weight = |index: usize| localities[index].weight;
+        let next = self.localities[place]
+            .get_or_insert_with(|| Schedule::new(localities.len(), weight, random()))
+            .pick(weight);
+        localities.get(next).map(|locality| locality.list)
     }
 }
 
-fn choose<'a>(
-    policy: &LbPolicy,
-    state: &mut State,
+/// One pick from one list.
+struct Turn<'a, N> {
     candidates: &'a Candidates,
-    random: &mut impl FnMut() -> u64,
-) -> Option<&'a Arc<Host>> {
-    let hosts = &candidates.hosts;
-    if let [only] = &hosts[..] {
-        return Some(only);
+    options: &'a LbOptions,
+    now: N,
+}
+
+impl<'a, N: Fn() -> u64> Turn<'a, N> {
+    fn choose(
+        &self,
+        policy: &LbPolicy,
+        state: &mut State,
+        random: &mut impl FnMut() -> u64,
+    ) -> Option<&'a Arc<Host>> {
+        let hosts = &self.candidates.hosts;
+        if let [] | [_] = &hosts[..] {
+            return hosts.first();
+        }
+        let index = match policy {
+            LbPolicy::RoundRobin => self.round_robin(state, random),
+            LbPolicy::LeastRequest {
+                choice_count,
+                active_request_bias,
+            } => self.least_request(state, *choice_count, *active_request_bias, random),
+            // Their tables were asked before.
+            LbPolicy::Random | LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } => {
+                below(hosts.len(), random())
+            }
+            LbPolicy::PeakEwma(policy) => {
+                let slow_start = self.options.slow_start.as_ref();
+                peak_ewma::pick(self.candidates, policy, slow_start, (self.now)(), random)
+            }
+        };
+        hosts.get(index)
     }
-    let index = match policy {
-        LbPolicy::RoundRobin => round_robin::pick(state, candidates, random),
-        LbPolicy::LeastRequest {
-            choice_count,
-            active_request_bias,
-        } => least_request::pick(
-            state,
-            candidates,
-            *choice_count,
-            *active_request_bias,
-            random,
-        ),
-        LbPolicy::Random => random::pick(candidates, random),
-    };
-    hosts.get(index)
+
+    /// The place of the next host by schedule, if weights are needed: they differ, or some host was new
+    /// when the set was.
+    fn scheduled(
+        &self,
+        state: &mut State,
+        weight: impl Fn(usize) -> f64,
+        random: &mut impl FnMut() -> u64,
+    ) -> Option<usize> {
+        let hosts = &self.candidates.hosts;
+        let slow_start = self.options.slow_start.as_ref();
+        if state.is_known && state.schedule.is_none() {
+            return None;
+        }
+        let now = slow_start.map(|config| (config, (self.now)()));
+        let weight = |index: usize| match now {
+            Some((config, now)) => weight(index) * slow_start::factor(config, &hosts[index], now),
+            None => weight(index),
+        };
+        if !state.is_known {
+            state.is_known = true;
+            let is_new = |(config, now)| {
+                hosts
+                    .iter()
+                    .any(|host| slow_start::is_new(config, host, now))
+            };
+            if self.candidates.weights.is_empty() && !now.is_some_and(is_new) {
+                return None;
+            }
+            state.schedule = Some(Schedule::new(hosts.len(), weight, random()));
+        }
+        state
+            .schedule
+            .as_mut()
+            .map(|schedule| schedule.pick(weight))
+    }
+}
+
+/// Takes the latency of a try into its host's average, where the cluster's algorithm goes by it.
+pub(crate) fn report(cluster: &Cluster, host: &Host, latency: Duration, sample: Sample) {
+    if let LbPolicy::PeakEwma(policy) = &cluster.config.lb_policy {
+        host.balance.ewma.report(policy, latency, sample, now());
+    }
 }
 
 /// A number below `limit` from random bits, without a division.
@@ -104,130 +230,6 @@ fn below(limit: usize, random: u64) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::HashMap, net::SocketAddr, sync::atomic::Ordering::Relaxed};
-
-    use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-
-    use super::*;
-    use crate::{
-        config::{cluster::UpstreamProtocol, http_connection_manager::Http1Options},
-        upstream::testing,
-    };
-
-    fn cluster(policy: LbPolicy, weights: &[u32]) -> Arc<Cluster> {
-        let hosts: Vec<(SocketAddr, u32)> = (0_u8..)
-            .zip(weights)
-            .map(|(index, weight)| (SocketAddr::from(([10, 0, 0, index], 80)), *weight))
-            .collect();
-        let protocol = UpstreamProtocol::Http1(Http1Options::default());
-        let mut config = testing::config(&hosts, protocol);
-        config.lb_policy = policy;
-        testing::cluster(config)
-    }
-
-    /// How often each host is picked; `note` is called with each pick.
-    fn picks(cluster: &Cluster, count: usize, note: impl Fn(&Host)) -> Vec<usize> {
-        let mut random = SmallRng::seed_from_u64(3);
-        let mut balancer = Balancer::default();
-        let set = cluster.hosts.load();
-        let mut picked: HashMap<SocketAddr, usize> = HashMap::new();
-        for _ in 0..count {
-            let host = balancer.pick(cluster, &set, || random.random()).unwrap();
-            *picked.entry(host.address).or_default() += 1;
-            note(host);
-        }
-        set.hosts
-            .iter()
-            .map(|host| picked.get(&host.address).copied().unwrap_or(0))
-            .collect()
-    }
-
-    /// Picked as often as the weights say, give or take `tolerance`.
-    fn assert_shares(picked: &[usize], weights: &[u32], tolerance: f64) {
-        let (count, total) = (picked.iter().sum::<usize>(), weights.iter().sum::<u32>());
-        for (picked, weight) in picked.iter().zip(weights) {
-            let share = *picked as f64 / count as f64;
-            let expected = f64::from(*weight) / f64::from(total);
-            assert!((share - expected).abs() <= tolerance, "{share} {expected}");
-        }
-    }
-
-    #[test]
-    fn round_robin_takes_turns() {
-        let cluster = cluster(LbPolicy::RoundRobin, &[1, 1, 1]);
-        assert_eq!(picks(&cluster, 30, |_| {}), [10, 10, 10]);
-    }
-
-    #[test]
-    fn weighted_round_robin_is_exact_and_without_bursts() {
-        let weights = [1, 2, 5];
-        let cluster = cluster(LbPolicy::RoundRobin, &weights);
-        assert_eq!(picks(&cluster, 800, |_| {}), [100, 200, 500]);
-        for rounds in 1..6 {
-            let picked = picks(&cluster, rounds * 8, |_| {});
-            for (picked, weight) in picked.iter().zip(weights) {
-                assert!(
-                    picked.abs_diff(rounds * weight as usize) <= 1,
-                    "{picked} {weight}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn random_follows_weights() {
-        for weights in [[1, 1, 1], [1, 3, 6]] {
-            let cluster = cluster(LbPolicy::Random, &weights);
-            assert_shares(&picks(&cluster, 20_000, |_| {}), &weights, 0.02);
-        }
-    }
-
-    #[test]
-    fn least_request_avoids_busy_hosts() {
-        let policy = LbPolicy::LeastRequest {
-            choice_count: 2,
-            active_request_bias: 1.0,
-        };
-        let cluster = cluster(policy, &[1, 1, 1]);
-        cluster.hosts.load().hosts[1]
-            .stats
-            .rq_active
-            .store(100, Relaxed);
-        let picked = picks(&cluster, 9000, |_| {});
-        // The busy one only wins against itself: one time in nine.
-        assert_shares(&picked, &[4, 1, 4], 0.02);
-    }
-
-    #[test]
-    fn least_request_scales_weights_by_load() {
-        let policy = LbPolicy::LeastRequest {
-            choice_count: 2,
-            active_request_bias: 1.0,
-        };
-        let weights = [1, 3];
-        let idle = cluster(policy.clone(), &weights);
-        assert_shares(&picks(&idle, 4000, |_| {}), &weights, 0.01);
-        let busy = cluster(policy, &weights);
-        busy.hosts.load().hosts[1].stats.rq_active.store(2, Relaxed);
-        assert_shares(&picks(&busy, 4000, |_| {}), &[1, 1], 0.01);
-    }
-
-    #[test]
-    fn an_update_starts_over_with_the_new_hosts() {
-        let cluster = cluster(LbPolicy::RoundRobin, &[1, 4]);
-        let mut balancer = Balancer::default();
-        for _ in 0..3 {
-            balancer
-                .pick(&cluster, &cluster.hosts.load(), || 0)
-                .unwrap();
-        }
-        let address = SocketAddr::from(([10, 0, 0, 9], 80));
-        cluster.update_hosts(&testing::assignment(&[(address, 1)]));
-        let set = cluster.hosts.load();
-        assert_eq!(
-            balancer.pick(&cluster, &set, || 0).unwrap().address,
-            address
-        );
-    }
-}
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -1,24 +1,18 @@
 //! Round robin: turns, or with weights a schedule without bursts.
 
-use super::{State, below, edf::Schedule};
-use crate::upstream::Candidates;
+use super::{State, Turn, below};
 
-/// The index of the next host. Workers start anywhere, so that they do not walk in step.
-pub(super) fn pick(
-    state: &mut State,
-    candidates: &Candidates,
-    random: &mut impl FnMut() -> u64,
-) -> usize {
-    let count = candidates.hosts.len();
-    if candidates.weights.is_empty() {
+impl<N: Fn() -> u64> Turn<'_, N> {
+    /// The index of the next host. Workers start anywhere, so that they do not walk in step.
+    pub(super) fn round_robin(&self, state: &mut State, random: &mut impl FnMut() -> u64) -> usize {
+        let weight = |index: usize| f64::from(self.candidates.weight(index));
+        if let Some(index) = self.scheduled(state, weight, random) {
+            return index;
+        }
+        let count = self.candidates.hosts.len();
         let next = state.next.get_or_insert_with(|| below(count, random()));
         let index = *next % count;
         *next = index + 1;
-        return index;
+        index
     }
-    let weight = |index: usize| f64::from(candidates.weights[index]);
-    state
-        .schedule
-        .get_or_insert_with(|| Schedule::new(count, weight, random()))
-        .pick(weight)
 }

@@ -23,7 +23,10 @@ pub(crate) use failure::{ConnectFailure, Failure, Limit};
 pub(crate) use guard::ActiveRequest;
 pub(crate) use upload::{Upload, UploadState};
 
-use super::{Cluster, ClusterStats, Host, Resources, lb::Balancer};
+use super::{
+    Cluster, ClusterStats, Host, Resources,
+    lb::{self, Balancer, Key as PickKey},
+};
 use crate::config::route::Priority;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -61,14 +64,19 @@ trait HostPool {
 
 impl Pools {
     /// Picks a host of a cluster; none if there is none to pick.
-    pub(crate) fn pick(&self, cluster: &Cluster, random: impl FnMut() -> u64) -> Option<Arc<Host>> {
+    pub(crate) fn pick(
+        &self,
+        cluster: &Cluster,
+        key: PickKey,
+        random: impl FnMut() -> u64,
+    ) -> Option<Arc<Host>> {
         let set = cluster.hosts.load();
         let mut balancers = self.balancers.borrow_mut();
         let balancer = balancers.entry(cluster.id).or_default();
         if balancer.generation() != set.generation {
             self.drain_removed();
         }
-        balancer.pick(cluster, &set, random).cloned()
+        balancer.pick(cluster, &set, key, random, lb::now).cloned()
     }
 
     /// The HTTP/1 pool of a host.

@@ -126,7 +126,7 @@ fn http2(address: SocketAddr) -> crate::config::cluster::Cluster {
 }
 
 fn host(pools: &Pools, cluster: &Arc<Cluster>) -> Arc<Host> {
-    pools.pick(cluster, || 0).unwrap()
+    pools.pick(cluster, PickKey::default(), || 0).unwrap()
 }
 
 fn pool1(pools: &Pools, cluster: &Arc<Cluster>) -> Rc<http1::Pool> {
@@ -355,7 +355,7 @@ async fn pools_of_removed_hosts_drain() {
         cluster.update_hosts(&testing::assignment(&[]));
         pools.reconcile(|_| true);
         until(|| cluster.stats.upstream_cx_active.value() == 0).await;
-        assert!(pools.pick(&cluster, || 0).is_none());
+        assert!(pools.pick(&cluster, PickKey::default(), || 0).is_none());
         assert_eq!(cluster.stats.upstream_cx_none_healthy.value(), 1);
     })
     .await;

@@ -31,7 +31,7 @@ static_resources:
     conect_timeout: 1s
     upstream_bind_config: {source_address: {address: 1.1.1.1, port_value: 0}}
   - name: a
-    lb_policy: MAGLEV
+    lb_policy: CLUSTER_PROVIDED
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
@@ -42,7 +42,7 @@ static_resources:
         "static_resources.clusters[0].conect_timeout: unknown field; did you mean `connect_timeout`?",
         "static_resources.clusters[0].upstream_bind_config: not supported",
         "static_resources.clusters[1].name: duplicate",
-        "static_resources.clusters[1].lb_policy: MAGLEV is not supported",
+        "static_resources.clusters[1].lb_policy: CLUSTER_PROVIDED is not supported",
         "http2_protocol_options.max_concurrent_streams: ",
         "http2_protocol_options.allow_metadata: not supported",
     ] {
@@ -66,12 +66,12 @@ fn empty_bootstrap_is_valid() {
 #[test]
 fn unsupported_fields_are_named_all_at_once() {
     let found = errors(
-        "static_resources:\n  clusters:\n  - name: a\n    upstream_bind_config: {source_address: {address: 127.0.0.1, port_value: 0}}\n    lb_policy: MAGLEV\noverload_manager: {resource_monitors: [{name: x}]}\n",
+        "static_resources:\n  clusters:\n  - name: a\n    upstream_bind_config: {source_address: {address: 127.0.0.1, port_value: 0}}\n    lb_policy: CLUSTER_PROVIDED\noverload_manager: {resource_monitors: [{name: x}]}\n",
     );
     for expected in [
         "overload_manager: not supported",
         "static_resources.clusters[0].upstream_bind_config: not supported",
-        "static_resources.clusters[0].lb_policy: MAGLEV is not supported",
+        "static_resources.clusters[0].lb_policy: CLUSTER_PROVIDED is not supported",
     ] {
         assert!(
             found.iter().any(|error| error.starts_with(expected)),
@@ -105,7 +105,7 @@ fn defaults_are_envoys() {
     );
     assert_eq!(cluster.circuit_breakers.high.max_requests, 1);
     assert_eq!(cluster.idle_timeout, Duration::from_secs(3600));
-    assert!((cluster.healthy_panic_threshold - 50.0).abs() < f64::EPSILON);
+    assert_eq!(cluster.healthy_panic_threshold, 50);
     assert_eq!(cluster.per_connection_buffer_limit_bytes, 1024 * 1024);
     let listener: &Listener = &bootstrap.listeners[0];
     assert!(listener.reuse_port);
