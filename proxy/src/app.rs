@@ -29,8 +29,12 @@ use crate::{
     config::{self, bootstrap::Bootstrap},
     listener::{Active, Build},
     snapshot::{Publisher, State, state::Host},
-    telemetry::{access_log::AccessLogs, otlp::Exporters, stats::Registry},
-    upstream::{Cluster, dns::Resolver},
+    telemetry::{
+        access_log::{AccessLogs, EventLog},
+        otlp::Exporters,
+        stats::Registry,
+    },
+    upstream::{Cluster, dns::Resolver, outlier},
     worker::{self, Drain, Phase, Scope},
     xds::{self, Control},
 };
@@ -125,6 +129,7 @@ impl App {
                 service_node: Arc::clone(&bootstrap.node.id),
             },
             resolver: Resolver::default(),
+            outlier_log: outlier_log(&bootstrap, &access_logs)?,
             commands: commands.0.clone(),
         };
         let publisher = Publisher::new();
@@ -327,6 +332,14 @@ fn options(args: &Args) -> admin::Options {
     }
 }
 
+/// Opens the event log of outlier detection, if there is one.
+fn outlier_log(bootstrap: &Bootstrap, logs: &AccessLogs) -> anyhow::Result<Option<EventLog>> {
+    let path = bootstrap.outlier_event_log.as_deref();
+    let log = path.map(|path| logs.event_log(path)).transpose();
+    log.map_err(anyhow::Error::msg)
+        .context("cluster_manager.outlier_detection.event_log_path")
+}
+
 /// Reads or sets the log level.
 fn log_level(initial: LogLevel) -> admin::LogLevel {
     let current = Cell::new(initial);
@@ -382,6 +395,7 @@ fn own_address() -> IpAddr {
 struct ProcessHost {
     build: Build,
     resolver: Resolver,
+    outlier_log: Option<EventLog>,
     commands: mpsc::UnboundedSender<xds::Command>,
 }
 
@@ -395,6 +409,7 @@ impl Host for ProcessHost {
     }
 
     fn discover(&mut self, cluster: &Arc<Cluster>) {
+        outlier::watch(cluster, self.outlier_log.clone());
         let warm = self.commands.clone();
         // The look-ups end with the cluster. A stopped main loop needs no waking.
         let _task = self

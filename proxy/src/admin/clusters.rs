@@ -19,7 +19,7 @@ use crate::{
     },
     snapshot::{Origin, state::Kind},
     telemetry::format::observability_name,
-    upstream::{Cluster, Health, Host},
+    upstream::{Cluster, HealthFlags, Host},
 };
 
 pub(super) async fn show(query: Query<'_>, context: &Context) -> Reply {
@@ -108,14 +108,6 @@ fn host_stats(host: &Host) -> [(&'static str, u64); 9] {
     ]
 }
 
-fn health_flags(host: &Host) -> &'static str {
-    match Health::from(host.health()) {
-        Health::Healthy => "healthy",
-        Health::Degraded => "/degraded_eds_health",
-        Health::Unhealthy => "/failed_eds_health",
-    }
-}
-
 fn cluster_text(text: &mut String, cluster: &Cluster, added_via_api: bool) {
     let name = cluster.name();
     // Writing to a String cannot fail.
@@ -123,6 +115,19 @@ fn cluster_text(text: &mut String, cluster: &Cluster, added_via_api: bool) {
         let _infallible = writeln!(text, "{name}::{key}::{value}");
     };
     line("observability_name", &observability_name(&cluster.config));
+    if let Some(outlier) = &cluster.outlier {
+        let (averages, local) = (outlier.averages(), outlier.local_averages());
+        line("outlier::success_rate_average", &averages.mean);
+        line(
+            "outlier::success_rate_ejection_threshold",
+            &averages.threshold,
+        );
+        line("outlier::local_origin_success_rate_average", &local.mean);
+        line(
+            "outlier::local_origin_success_rate_ejection_threshold",
+            &local.threshold,
+        );
+    }
     for Limits { name, limits, .. } in thresholds(cluster) {
         for (limit, max) in limits {
             line(&format!("{name}_priority::{limit}"), &max);
@@ -142,15 +147,18 @@ fn cluster_text(text: &mut String, cluster: &Cluster, added_via_api: bool) {
             line(stat, &value);
         }
         line("hostname", &host.hostname);
-        line("health_flags", &health_flags(host));
+        line("health_flags", &host.flags());
         line("weight", &host.weight());
         line("region", &host.locality.region);
         line("zone", &host.locality.zone);
         line("sub_zone", &host.locality.sub_zone);
         line("canary", &false);
         line("priority", &host.priority());
-        line("success_rate", &-1);
-        line("local_origin_success_rate", &-1);
+        line("success_rate", &host.outlier.success_rate());
+        line(
+            "local_origin_success_rate",
+            &host.outlier.local_success_rate(),
+        );
     }
 }
 
@@ -222,7 +230,7 @@ fn host_json(host: &Host) -> Value {
     let mut status = json!({
         "address": socket_address(host.address),
         "stats": stats,
-        "health_status": {"eds_health_status": health_name(host.health())},
+        "health_status": health_status(host),
         "weight": host.weight(),
     });
     if !host.hostname.is_empty() {
@@ -230,6 +238,17 @@ fn host_json(host: &Host) -> Value {
     }
     if host.priority() != 0 {
         status["priority"] = json!(host.priority());
+    }
+    for (name, rate) in [
+        ("success_rate", host.outlier.success_rate()),
+        (
+            "local_origin_success_rate",
+            host.outlier.local_success_rate(),
+        ),
+    ] {
+        if rate >= 0.0 {
+            status[name] = json!({"value": rate});
+        }
     }
     status["locality"] = locality(host);
     status
@@ -247,6 +266,40 @@ pub(super) fn locality(host: &Host) -> Value {
         set.map(|(name, value)| (name.to_owned(), json!(&**value)))
             .collect(),
     )
+}
+
+/// `envoy.admin.v3.HostHealthStatus`; EDS's timeout is one of our side's in Envoy, and shown as unhealthy.
+fn health_status(host: &Host) -> Value {
+    let flags = host.flags();
+    let mut shown = Map::new();
+    for (flag, name) in [
+        (HealthFlags::FAILED_ACTIVE_HC, "failed_active_health_check"),
+        (HealthFlags::FAILED_OUTLIER_CHECK, "failed_outlier_check"),
+        (
+            HealthFlags::DEGRADED_ACTIVE_HC,
+            "failed_active_degraded_check",
+        ),
+        (
+            HealthFlags::PENDING_DYNAMIC_REMOVAL,
+            "pending_dynamic_removal",
+        ),
+        (HealthFlags::PENDING_ACTIVE_HC, "pending_active_hc"),
+        (
+            HealthFlags::EXCLUDED_VIA_IMMEDIATE_HC_FAIL,
+            "excluded_via_immediate_hc_fail",
+        ),
+        (HealthFlags::ACTIVE_HC_TIMEOUT, "active_hc_timeout"),
+    ] {
+        if flags.has(flag) {
+            shown.insert(name.to_owned(), json!(true));
+        }
+    }
+    let eds = match host.health() {
+        HealthStatus::Timeout => HealthStatus::Unhealthy,
+        health => health,
+    };
+    shown.insert("eds_health_status".to_owned(), json!(health_name(eds)));
+    Value::Object(shown)
 }
 
 /// As `envoy.config.core.v3.HealthStatus` is written; hosts of unknown health count as healthy.

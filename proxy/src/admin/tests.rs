@@ -42,6 +42,7 @@ fn bootstrap(log: &Path) -> Arc<Bootstrap> {
             }],
         }),
         stats_flush_interval: Duration::from_secs(5),
+        outlier_event_log: None,
         raw: Arc::default(),
     })
 }

@@ -1,6 +1,6 @@
 //! The bootstrap (`envoy.config.bootstrap.v3.Bootstrap`).
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     cluster::Cluster,
@@ -27,6 +27,8 @@ pub struct Bootstrap {
     pub admin: Option<Admin>,
     /// `stats_flush_interval`: how often histograms' interval values roll. Default 5 s.
     pub stats_flush_interval: Duration,
+    /// `cluster_manager.outlier_detection.event_log_path`.
+    pub outlier_event_log: Option<PathBuf>,
     /// Stamp for `/config_dump`: the message as loaded, for display.
     pub raw: Arc<outrigger_proto::envoy::config::bootstrap::v3::Bootstrap>,
 }

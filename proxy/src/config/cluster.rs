@@ -4,7 +4,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 pub use super::load_balancing::{LbOptions, LbPolicy};
 use super::{
+    health_check::HealthCheck,
     http_connection_manager::{Http1Options, Http2Options},
+    outlier_detection::OutlierDetection,
     source::ConfigSource,
 };
 
@@ -39,6 +41,12 @@ pub struct Cluster {
     pub per_connection_buffer_limit_bytes: u32,
     /// Below this percentage of healthy hosts all are used. Default 50.
     pub healthy_panic_threshold: u32,
+    /// Hosts that fail are left out for a while.
+    pub outlier_detection: Option<Arc<OutlierDetection>>,
+    /// Hosts are asked how they are.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// A host that is taken away goes at once, whatever its checks say.
+    pub ignore_health_on_host_removal: bool,
     /// Socket keep-alive towards hosts.
     pub tcp_keepalive: Option<TcpKeepalive>,
 }
@@ -147,6 +155,21 @@ pub struct Endpoint {
     pub health: HealthStatus,
     /// `metadata.filter_metadata["envoy.lb"].hash_key`: what consistent hashing knows it by.
     pub hash_key: Option<Arc<str>>,
+    /// How and where it is checked.
+    pub health_check: HealthCheckTarget,
+}
+
+/// `envoy.config.endpoint.v3.Endpoint.HealthCheckConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthCheckTarget {
+    /// Instead of the endpoint's address.
+    pub address: Option<SocketAddr>,
+    /// Instead of its port.
+    pub port: Option<u16>,
+    /// Host header of its checks; empty is the cluster's.
+    pub hostname: Arc<str>,
+    /// It is not checked, and counts as healthy.
+    pub is_disabled: bool,
 }
 
 /// Address of an [`Endpoint`].

@@ -20,6 +20,7 @@ use http_body::{Body as _, Frame};
 
 use super::{
     failure::{Ended, transport_failure},
+    outcome,
     response_body::{Exchange, Held, ResponseBody, UploadTask, note_expired, note_failed},
     timeout::Deadlines,
 };
@@ -90,6 +91,7 @@ impl Attempt {
                     return Err(ended);
                 }
             };
+            outcome::connected(&self.cluster, &self.host);
             note_connection(
                 cx,
                 lease.connection().map(|c| (c.id, c.local())),
@@ -120,6 +122,7 @@ impl Attempt {
             host: self.host,
             is_internal: cx.is_internal,
             start: self.start,
+            awaited: None,
         };
         Ok(received(
             cx,
@@ -146,6 +149,7 @@ impl Attempt {
                 return Err(ended);
             }
         };
+        outcome::connected(&self.cluster, &self.host);
         note_connection(
             cx,
             lease.connection().map(|c| (c.id, c.local())),
@@ -181,6 +185,7 @@ impl Attempt {
             host: self.host,
             is_internal: cx.is_internal,
             start: self.start,
+            awaited: None,
         };
         Ok(received(
             cx,
@@ -239,6 +244,7 @@ pub(super) fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
     if let Some(latency) = latency {
         lb::report(cluster, host, latency, lb::Sample::Failure);
     }
+    outcome::ended(cluster, host, ended);
     match ended {
         Ended::Expired(expired) => note_expired(*expired, cluster, host),
         Ended::Failed(failure) => {
@@ -319,7 +325,9 @@ fn received(
         .codes
         .count(parts.status, exchange.is_internal);
 
-    if body.is_end_stream() {
+    let is_end = body.is_end_stream();
+    exchange.awaited = outcome::head(&exchange.cluster, &exchange.host, &parts, is_end);
+    if is_end {
         cx.info.upstream.last_rx = Some(now);
         exchange.complete(now);
         return (parts, Body::Empty);

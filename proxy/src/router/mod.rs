@@ -10,6 +10,7 @@ mod index;
 mod levels;
 pub mod matcher;
 mod mutate;
+mod outcome;
 mod response_body;
 mod rewrite;
 mod table;

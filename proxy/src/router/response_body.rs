@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     failure::{expired_details, expired_flags, failure_flags, late_details},
+    outcome::{self, Awaited},
     timeout::{Deadlines, Expired},
 };
 use crate::{
@@ -49,12 +50,17 @@ pub(super) struct Exchange {
     pub(super) is_internal: bool,
     /// When the request was sent, or its end where that is known.
     pub(super) start: Instant,
+    /// Outlier detection waits for the trailers.
+    pub(super) awaited: Option<Awaited>,
 }
 
 impl Exchange {
     /// The response is complete.
     pub(super) fn complete(&mut self, now: Instant) {
         let Some(held) = self.held.take() else { return };
+        if let Some(awaited) = self.awaited.take() {
+            outcome::no_trailers(&self.cluster, &self.host, &awaited);
+        }
         self.cluster
             .stats
             .codes
@@ -113,6 +119,8 @@ impl ResponseBody {
         } else {
             count_reset(&failure, &exchange.cluster);
         }
+        exchange.awaited = None;
+        outcome::broke(&exchange.cluster, &exchange.host);
         exchange.abandon();
         BodyError::Upstream {
             flags: failure_flags(&failure),
@@ -184,6 +192,12 @@ impl http_body::Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
+                let exchange = &mut this.exchange;
+                if let Some(trailers) = frame.trailers_ref()
+                    && let Some(awaited) = exchange.awaited.take()
+                {
+                    outcome::trailers(&exchange.cluster, &exchange.host, &awaited, trailers);
+                }
                 if this.body.is_end_stream() {
                     this.exchange.complete(Instant::now());
                 }

@@ -66,9 +66,11 @@ impl Clusters {
 
     /// Removes a dynamic cluster; tells whether there was one.
     pub(super) fn remove(&mut self, name: &str) -> bool {
-        self.by_name
-            .remove(name)
-            .is_some_and(|entry| entry.versions().next().is_some())
+        self.by_name.remove(name).is_some_and(|entry| {
+            // Streams may keep it for long; nothing is done for it beside them.
+            entry.versions().for_each(|(_, cluster)| cluster.retire());
+            entry.versions().next().is_some()
+        })
     }
 
     /// A server was asked for an assignment.
@@ -165,7 +167,8 @@ impl Clusters {
                 .as_ref()
                 .is_some_and(|(_, cluster)| cluster.initialized())
             {
-                entry.active = entry.warming.take();
+                let old = std::mem::replace(&mut entry.active, entry.warming.take());
+                old.inspect(|(_, old)| old.retire());
                 changed = true;
             }
         }

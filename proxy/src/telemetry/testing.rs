@@ -15,8 +15,8 @@ use crate::{
     config::{
         self,
         cluster::{
-            CircuitBreakers, Discovery, Endpoint, EndpointAddress, HealthStatus, LbOptions,
-            LbPolicy, LoadAssignment, LocalityEndpoints, UpstreamProtocol,
+            CircuitBreakers, Discovery, Endpoint, EndpointAddress, HealthCheckTarget, HealthStatus,
+            LbOptions, LbPolicy, LoadAssignment, LocalityEndpoints, UpstreamProtocol,
         },
         http_connection_manager::Http1Options,
         listener::{DrainType, Listener, TrafficDirection},
@@ -64,6 +64,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
         weight: 1,
         health: HealthStatus::Unknown,
         hash_key: None,
+        health_check: HealthCheckTarget::default(),
     };
     let assignment = LoadAssignment {
         cluster_name: name.into(),
@@ -88,6 +89,9 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
         max_connection_duration: None,
         per_connection_buffer_limit_bytes: 1 << 20,
         healthy_panic_threshold: 50,
+        outlier_detection: None,
+        health_check: None,
+        ignore_health_on_host_removal: false,
         tcp_keepalive: None,
     };
     Cluster::new(Arc::new(config), registry, None)

@@ -4,8 +4,8 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -17,6 +17,7 @@ use super::{
     host::{Host, HostSpec},
     host_set::{HostSet, Inputs},
     lb::consistent::TableGauges,
+    outlier::Detector,
     stats::ClusterStats,
 };
 use crate::{
@@ -42,7 +43,26 @@ pub struct Cluster {
     pub circuit: Arc<Circuit>,
     /// Of the table of a consistent hash.
     table_gauges: Option<TableGauges>,
+    /// Leaves out hosts that fail, if configured.
+    pub outlier: Option<Detector>,
     initialized: watch::Sender<bool>,
+    /// The version before this one, while it may still serve: it has the same hosts.
+    previous: Weak<Self>,
+    /// Whether another version took over what is done beside requests.
+    is_retired: watch::Sender<bool>,
+    /// The first hosts (even none) are known; they may still wait for their first health checks.
+    is_discovered: AtomicBool,
+}
+
+/// Tells a task that its cluster is replaced or gone.
+#[derive(Debug)]
+pub(super) struct Ended(watch::Receiver<bool>);
+
+impl Ended {
+    pub(super) async fn wait(&mut self) {
+        // An error is an end too: the cluster is gone.
+        let _gone = self.0.wait_for(|is_retired| *is_retired).await;
+    }
 }
 
 impl Cluster {
@@ -68,13 +88,23 @@ impl Cluster {
         };
         let reusable = previous.filter(|previous| same_connections(&previous.config, &config));
         let hosts = reusable.map_or_else(Default::default, |previous| previous.hosts.load_full());
+        // Hosts are watched once: their new cluster's changes are told to the old one.
+        reusable.inspect(|previous| previous.retire());
+        let outlier = config.outlier_detection.as_ref().map(|outlier| {
+            let previous = reusable.and_then(|previous| previous.outlier.as_ref());
+            Detector::new(Arc::clone(outlier), &scope, previous)
+        });
         let cluster = Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             hosts: ArcSwap::new(hosts),
             table_gauges: TableGauges::new(&config.lb_policy, &scope),
             stats: ClusterStats::new(scope),
             circuit,
+            outlier,
             initialized: watch::Sender::new(false),
+            previous: reusable.map_or_else(Weak::new, Arc::downgrade),
+            is_retired: watch::Sender::new(false),
+            is_discovered: AtomicBool::new(false),
             config,
         });
         if let Discovery::Static(assignment) = &cluster.config.discovery {
@@ -104,7 +134,17 @@ impl Cluster {
 
     /// Counts the cluster as initialised although no hosts came (initial fetch timeout).
     pub fn give_up_waiting(&self) {
+        self.is_discovered.store(true, Relaxed);
         self.initialized.send_replace(true);
+    }
+
+    /// Ends the tasks that watch this version: another one took over, or it is gone.
+    pub fn retire(&self) {
+        self.is_retired.send_replace(true);
+    }
+
+    pub(super) fn ended(&self) -> Ended {
+        Ended(self.is_retired.subscribe())
     }
 
     /// Takes over an assignment (EDS, or the configuration's own). Addresses that are names are left
@@ -124,6 +164,7 @@ impl Cluster {
             known.entry(host.address).or_default().push(host);
         }
         let mut changed = inputs != before.inputs;
+        let mut is_new = false;
         let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(specs.len());
         let mut seen = std::collections::HashSet::new();
         for spec in specs {
@@ -140,6 +181,7 @@ impl Cluster {
                 }
                 None => {
                     changed = true;
+                    is_new = true;
                     hosts.push(Arc::new(Host::new(spec)));
                 }
             }
@@ -147,17 +189,45 @@ impl Cluster {
         let gone: Vec<&Arc<Host>> = known.into_values().flatten().collect();
         changed |= !gone.is_empty();
         if changed {
-            let next = HostSet::new(before.generation + 1, hosts, &self.config, inputs);
-            self.note_membership(&next);
-            self.stats.membership_change.inc();
-            self.hosts.store(Arc::new(next));
-        } else if self.initialized() {
+            self.set(hosts, inputs, is_new || !gone.is_empty());
+        } else if self.is_discovered.load(Relaxed) {
             self.stats.update_no_rebuild.inc();
         }
         for host in gone {
             host.remove();
         }
-        self.initialized.send_replace(true);
+        self.is_discovered.store(true, Relaxed);
+        self.try_initialize();
+    }
+
+    /// Makes the set that requests pick from anew: the health of hosts changed. Only called on the main
+    /// thread.
+    pub(super) fn refresh_hosts(&self) {
+        let before = self.hosts.load_full();
+        self.set(before.hosts.clone(), before.inputs.clone(), false);
+        if let Some(previous) = self.previous.upgrade() {
+            previous.refresh_hosts();
+        }
+    }
+
+    fn set(&self, hosts: Vec<Arc<Host>>, inputs: Inputs, is_membership_changed: bool) {
+        let generation = self.hosts.load().generation + 1;
+        let next = HostSet::new(generation, hosts, &self.config, inputs);
+        self.note_membership(&next);
+        if is_membership_changed {
+            self.stats.membership_change.inc();
+        }
+        if let Some(outlier) = &self.outlier {
+            outlier.note_active(&next.hosts);
+        }
+        self.hosts.store(Arc::new(next));
+    }
+
+    /// The cluster can serve once its hosts are known.
+    pub(super) fn try_initialize(&self) {
+        if self.is_discovered.load(Relaxed) {
+            self.initialized.send_replace(true);
+        }
     }
 
     fn note_membership(&self, set: &HostSet) {
@@ -174,6 +244,8 @@ impl Cluster {
         if let (Some(gauges), Some(size)) = (&self.table_gauges, set.table_size()) {
             gauges.set(size);
         }
+        let excluded = set.hosts.iter().filter(|host| host.is_excluded()).count();
+        stats.membership_excluded.set(excluded as u64);
         if !matches!(self.config.discovery, Discovery::Static(_)) {
             stats.max_host_weight.set(u64::from(weight));
         }
@@ -208,6 +280,7 @@ pub(super) fn specs(
                 weight: endpoint.weight,
                 health: endpoint.health,
                 hash_key: endpoint.hash_key.clone(),
+                health_check: endpoint.health_check.clone(),
             }));
         }
     }
@@ -248,6 +321,8 @@ fn same_connections(a: &config::cluster::Cluster, b: &config::cluster::Cluster) 
         && same_discovery
         && a.tcp_keepalive == b.tcp_keepalive
         && a.max_requests_per_connection == b.max_requests_per_connection
+        && a.outlier_detection == b.outlier_detection
+        && a.health_check == b.health_check
         && a.max_connection_duration == b.max_connection_duration
         && a.per_connection_buffer_limit_bytes == b.per_connection_buffer_limit_bytes
 }

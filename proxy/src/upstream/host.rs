@@ -13,8 +13,8 @@ use std::{
 
 use http::HeaderValue;
 
-use super::lb::HostBalance;
-use crate::config::cluster::{HealthStatus, Locality};
+use super::{health::HealthFlags, lb::HostBalance, outlier::Monitor};
+use crate::config::cluster::{HealthCheckTarget, HealthStatus, Locality};
 
 /// One address that requests can go to.
 #[derive(Debug)]
@@ -35,9 +35,15 @@ pub struct Host {
     pub stats: HostStats,
     /// What load balancing knows of it.
     pub balance: HostBalance,
+    /// How and where it is checked, if at all.
+    pub health_check: HealthCheckTarget,
+    /// What outlier detection counts.
+    pub outlier: Monitor,
     priority: AtomicU32,
     weight: AtomicU32,
     health: AtomicU8,
+    /// What the proxy found out itself.
+    flags: AtomicU32,
     removed: AtomicBool,
 }
 
@@ -79,6 +85,8 @@ pub struct HostSpec {
     pub health: HealthStatus,
     /// What consistent hashing knows it by, instead of its address.
     pub hash_key: Option<Arc<str>>,
+    /// How and where it is checked.
+    pub health_check: HealthCheckTarget,
 }
 
 impl Host {
@@ -100,6 +108,9 @@ impl Host {
             priority: AtomicU32::new(spec.priority),
             weight: AtomicU32::new(spec.weight.max(1)),
             health: AtomicU8::new(encode(spec.health)),
+            health_check: spec.health_check.clone(),
+            outlier: Monitor::default(),
+            flags: AtomicU32::default(),
             removed: AtomicBool::new(false),
         }
     }
@@ -122,6 +133,64 @@ impl Host {
         decode(self.health.load(Relaxed))
     }
 
+    /// Everything that speaks against it, whoever found out.
+    #[must_use]
+    pub fn flags(&self) -> HealthFlags {
+        HealthFlags::from_bits(self.flags.load(Relaxed)).and(HealthFlags::of_eds(self.health()))
+    }
+
+    /// Its health as load balancing sees it.
+    #[must_use]
+    pub fn coarse_health(&self) -> Health {
+        const UNHEALTHY: HealthFlags = HealthFlags::FAILED_ACTIVE_HC
+            .and(HealthFlags::FAILED_OUTLIER_CHECK)
+            .and(HealthFlags::FAILED_EDS_HEALTH)
+            .and(HealthFlags::EDS_STATUS_DRAINING);
+        const DEGRADED: HealthFlags =
+            HealthFlags::DEGRADED_ACTIVE_HC.and(HealthFlags::DEGRADED_EDS_HEALTH);
+        let flags = self.flags();
+        if flags.has(UNHEALTHY) {
+            Health::Unhealthy
+        } else if flags.has(DEGRADED) {
+            Health::Degraded
+        } else {
+            Health::Healthy
+        }
+    }
+
+    /// Whether it does not even count as a host of its cluster when load is distributed.
+    #[must_use]
+    pub fn is_excluded(&self) -> bool {
+        const EXCLUDED: HealthFlags =
+            HealthFlags::PENDING_ACTIVE_HC.and(HealthFlags::EXCLUDED_VIA_IMMEDIATE_HC_FAIL);
+        self.flags().has(EXCLUDED)
+    }
+
+    /// Whether the next request goes to it although it is ejected, to see if it is well again. Nothing
+    /// else must speak against it.
+    #[must_use]
+    pub fn wants_probe(&self) -> bool {
+        self.outlier.wants_probe()
+            && HealthFlags::of_eds(self.health()) == HealthFlags::default()
+            && !HealthFlags::from_bits(self.flags.load(Relaxed)).has(HealthFlags::FAILED_ACTIVE_HC)
+    }
+
+    /// Takes that request; true for one caller.
+    #[must_use]
+    pub fn take_probe(&self) -> bool {
+        self.outlier.take_probe()
+    }
+
+    /// Sets a flag; whether it was not.
+    pub(super) fn set(&self, flag: HealthFlags) -> bool {
+        self.flags.fetch_or(flag.bits(), Relaxed) & flag.bits() == 0
+    }
+
+    /// Clears a flag; whether it was set.
+    pub(super) fn clear(&self, flag: HealthFlags) -> bool {
+        self.flags.fetch_and(!flag.bits(), Relaxed) & flag.bits() != 0
+    }
+
     /// Whether it left its cluster: its connections close once they are idle.
     #[must_use]
     pub fn is_removed(&self) -> bool {
@@ -134,6 +203,7 @@ impl Host {
             && self.hostname == spec.hostname
             && self.locality == spec.locality
             && self.hash_key == spec.hash_key
+            && self.health_check == spec.health_check
     }
 
     /// Takes over the mutable parts of `spec`; whether any of them changed.
@@ -161,18 +231,6 @@ pub enum Health {
     Degraded,
     /// Takes requests in panic only.
     Unhealthy,
-}
-
-impl From<HealthStatus> for Health {
-    fn from(status: HealthStatus) -> Self {
-        match status {
-            HealthStatus::Unknown | HealthStatus::Healthy => Self::Healthy,
-            HealthStatus::Degraded => Self::Degraded,
-            HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => {
-                Self::Unhealthy
-            }
-        }
-    }
 }
 
 fn encode(health: HealthStatus) -> u8 {

@@ -24,6 +24,8 @@ pub struct HostSet {
     lists: Vec<Candidates>,
     /// By priority.
     levels: Vec<Level>,
+    /// Ejected hosts whose time is over: the next request goes to them, one each.
+    probing: Vec<Arc<Host>>,
     shares: Vec<Share>,
     table_size: Option<TableSize>,
 }
@@ -131,7 +133,7 @@ impl HostSet {
             ..Self::default()
         };
         for host in &hosts {
-            if Health::from(host.health()) == Health::Healthy {
+            if host.coarse_health() == Health::Healthy {
                 host.balance.note_healthy();
             }
         }
@@ -147,6 +149,13 @@ impl HostSet {
             config.healthy_panic_threshold,
         );
         set.shares = load.shares;
+        // Levels behind those that serve are not bothered by probes.
+        let last = set.shares.iter().map(|share| share.level).max();
+        let probing = hosts.iter().filter(|host| {
+            let is_served = last.is_none_or(|last| host.priority() as usize <= last);
+            host.wants_probe() && is_served
+        });
+        set.probing = probing.cloned().collect();
         for (level, is_panicking) in set.levels.iter_mut().zip(load.panics) {
             level.is_panicking = is_panicking;
         }
@@ -175,14 +184,12 @@ impl HostSet {
             .filter(|host| host.priority() == priority)
             .collect();
         let of = |wanted: Health| -> Vec<Arc<Host>> {
-            let matching = all
-                .iter()
-                .filter(|host| Health::from(host.health()) == wanted);
+            let matching = all.iter().filter(|host| host.coarse_health() == wanted);
             matching.map(|host| Arc::clone(host)).collect()
         };
         let (healthy, degraded) = (of(Health::Healthy), of(Health::Degraded));
         let counts = LevelHealth {
-            all: all.len(),
+            all: all.iter().filter(|host| !host.is_excluded()).count(),
             healthy: healthy.len(),
             degraded: degraded.len(),
         };
@@ -203,7 +210,7 @@ impl HostSet {
                 for (_, hosts) in &localities {
                     let eligible: Vec<Arc<Host>> = hosts
                         .iter()
-                        .filter(|host| Health::from(host.health()) == wanted)
+                        .filter(|host| host.coarse_health() == wanted)
                         .cloned()
                         .collect();
                     let available = eligible.len() as f64 / hosts.len() as f64;
@@ -268,6 +275,13 @@ impl HostSet {
             .iter()
             .map(|level| self.candidates(list(level)).hosts.len())
             .sum()
+    }
+
+    /// The host that this request goes to because it decides over that host's return. One request for
+    /// each host.
+    #[must_use]
+    pub fn probe(&self) -> Option<&Arc<Host>> {
+        self.probing.iter().find(|host| host.take_probe())
     }
 
     /// The size of the last level's table, for its gauges.

@@ -5,8 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use super::{Cluster, Host, HostSpec};
 use crate::{
     config::cluster::{
-        CircuitBreakers, Cluster as Config, Discovery, Endpoint, EndpointAddress, HealthStatus,
-        LbOptions, LbPolicy, LoadAssignment, Locality, LocalityEndpoints, UpstreamProtocol,
+        CircuitBreakers, Cluster as Config, Discovery, Endpoint, EndpointAddress,
+        HealthCheckTarget, HealthStatus, LbOptions, LbPolicy, LoadAssignment, Locality,
+        LocalityEndpoints, UpstreamProtocol,
     },
     telemetry::stats::Registry,
 };
@@ -18,6 +19,7 @@ pub(crate) fn assignment(endpoints: &[(SocketAddr, u32)]) -> LoadAssignment {
         weight: *weight,
         health: HealthStatus::Unknown,
         hash_key: None,
+        health_check: HealthCheckTarget::default(),
     });
     LoadAssignment {
         cluster_name: Arc::from("c"),
@@ -45,6 +47,9 @@ pub(crate) fn config(endpoints: &[(SocketAddr, u32)], protocol: UpstreamProtocol
         max_connection_duration: None,
         per_connection_buffer_limit_bytes: 1 << 20,
         healthy_panic_threshold: 50,
+        outlier_detection: None,
+        health_check: None,
+        ignore_health_on_host_removal: false,
         tcp_keepalive: None,
     }
 }
@@ -62,6 +67,7 @@ pub(crate) fn spec(last: u8) -> HostSpec {
         priority: 0,
         weight: 1,
         health: HealthStatus::Unknown,
+        health_check: HealthCheckTarget::default(),
         hash_key: None,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -11,6 +12,7 @@ use outrigger_proto::envoy::{
         bootstrap::v3::{
             Admin as AdminProto, Bootstrap as Proto, ClusterManager, LayeredRuntime,
             bootstrap::{DynamicResources, StaticResources},
+            cluster_manager::OutlierDetection,
         },
         core::v3::{Node as NodeProto, TypedExtensionConfig},
     },
@@ -129,7 +131,7 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
         ]
     );
     regex_engine(&cx.field("default_regex_engine"), default_regex_engine);
-    manager(&cx.field("cluster_manager"), cluster_manager);
+    let outlier_event_log = manager(&cx.field("cluster_manager"), cluster_manager);
     let at = cx.field("static_resources");
     at.converts::<StaticResources>();
     let StaticResources {
@@ -208,6 +210,7 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
             stats_flush_interval,
             STATS_FLUSH_INTERVAL,
         ),
+        outlier_event_log,
         raw,
     })
 }
@@ -236,7 +239,8 @@ fn regex_engine(cx: &Cx<'_>, engine: Option<TypedExtensionConfig>) {
     }
 }
 
-fn manager(cx: &Cx<'_>, manager: Option<ClusterManager>) {
+/// The path of the outlier event log.
+fn manager(cx: &Cx<'_>, manager: Option<ClusterManager>) -> Option<PathBuf> {
     cx.converts::<ClusterManager>();
     let ClusterManager {
         local_cluster_name,
@@ -248,12 +252,7 @@ fn manager(cx: &Cx<'_>, manager: Option<ClusterManager>) {
     unsupported!(
         cx,
         ClusterManager,
-        [
-            local_cluster_name,
-            outlier_detection,
-            upstream_bind_config,
-            load_stats_config
-        ]
+        [local_cluster_name, upstream_bind_config, load_stats_config]
     );
     no_effect!(
         cx,
@@ -261,6 +260,14 @@ fn manager(cx: &Cx<'_>, manager: Option<ClusterManager>) {
         "pools are always created on first use",
         [enable_deferred_cluster_creation]
     );
+    let cx = cx.field("outlier_detection");
+    cx.converts::<OutlierDetection>();
+    let OutlierDetection {
+        event_log_path,
+        event_service,
+    } = outlier_detection.unwrap_or_default();
+    unsupported!(cx, OutlierDetection, [event_service]);
+    (!event_log_path.is_empty()).then(|| PathBuf::from(event_log_path))
 }
 
 #[derive(Default)]

@@ -23,7 +23,7 @@ use outrigger_proto::{
 };
 use prost::Name;
 
-use super::{endpoint, http_protocol, load_balancing, source};
+use super::{endpoint, health_check, http_protocol, load_balancing, outlier_detection, source};
 use crate::{
     config::cluster::{
         CircuitBreakers, Cluster, Discovery, Dns, DnsLookupFamily, EndpointAddress, LoadAssignment,
@@ -120,7 +120,6 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
             transport_socket_matcher,
             stats_matcher,
             per_connection_buffer_high_watermark_timeout,
-            health_checks,
             upstream_http_protocol_options,
             dns_jitter,
             dns_failure_refresh_rate,
@@ -129,7 +128,6 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
             dns_resolution_config,
             typed_dns_resolver_config,
             wait_for_warm_on_init,
-            outlier_detection,
             upstream_bind_config,
             lb_subset_config,
             close_connections_on_host_health_failure,
@@ -154,12 +152,6 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         Proto,
         "no filter reads cluster metadata yet",
         [metadata]
-    );
-    no_effect!(
-        cx,
-        Proto,
-        "hosts are removed at once: there is no active health checking yet",
-        [ignore_health_on_host_removal]
     );
     track_stats(&cx.field("track_cluster_stats"), track_cluster_stats);
     plain_socket(&cx.field("transport_socket"), transport_socket);
@@ -204,6 +196,11 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         .unwrap_or_default();
     let keepalive = upstream_connection_options
         .and_then(|proto| connection_options(&cx.field("upstream_connection_options"), proto));
+    let outlier_detection = outlier_detection.map(|proto| {
+        let cx = cx.field("outlier_detection");
+        Arc::new(outlier_detection::outlier_detection(&cx, proto))
+    });
+    let health_check = health_check::health_check(cx, health_checks);
     let http = http?;
     let mut balancing = balancing?;
     if let (true, Some(Discovery::Static(assignment))) =
@@ -233,6 +230,9 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         max_connection_duration: http.max_connection_duration,
         per_connection_buffer_limit_bytes: u32_or(per_connection_buffer_limit_bytes, BUFFER_LIMIT),
         healthy_panic_threshold: panic_threshold,
+        outlier_detection,
+        health_check,
+        ignore_health_on_host_removal,
         tcp_keepalive: keepalive,
     })
 }

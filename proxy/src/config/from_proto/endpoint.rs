@@ -13,9 +13,11 @@ use outrigger_proto::{
     google::protobuf::value::Kind,
 };
 
+use super::health_check;
 use crate::{
     config::cluster::{
-        Endpoint, EndpointAddress, HealthStatus, LoadAssignment, Locality, LocalityEndpoints,
+        Endpoint, EndpointAddress, HealthCheckTarget, HealthStatus, LoadAssignment, Locality,
+        LocalityEndpoints,
     },
     convert::{Cx, HostPort, u32_or},
     no_effect, unsupported,
@@ -182,12 +184,6 @@ fn endpoint(cx: &Cx<'_>, proto: LbEndpoint) -> Option<Endpoint> {
     no_effect!(
         cx,
         EndpointProto,
-        "there is no active health checking yet, which is refused on the cluster",
-        [health_check_config]
-    );
-    no_effect!(
-        cx,
-        EndpointProto,
         "names statistics only",
         [observability_name]
     );
@@ -212,6 +208,9 @@ fn endpoint(cx: &Cx<'_>, proto: LbEndpoint) -> Option<Endpoint> {
         weight,
         health,
         hash_key: metadata.as_ref().and_then(hash_key),
+        health_check: health_check_config.map_or_else(HealthCheckTarget::default, |proto| {
+            health_check::target(&cx.field("health_check_config"), proto)
+        }),
     })
 }
 

@@ -5,6 +5,7 @@
 //! take is dropped and counted (`filesystem.write_failed`).
 
 mod buffer;
+mod event_log;
 mod json;
 mod writer;
 
@@ -21,6 +22,7 @@ use crate::config::{
 };
 
 pub use buffer::flush_thread;
+pub use event_log::EventLog;
 
 /// All sinks of a process. Clones share them.
 #[derive(Clone, Debug)]

@@ -76,6 +76,9 @@ impl Pools {
         if balancer.generation() != set.generation {
             self.drain_removed();
         }
+        if let Some(host) = set.probe() {
+            return Some(Arc::clone(host));
+        }
         balancer.pick(cluster, &set, key, random, lb::now).cloned()
     }
 
