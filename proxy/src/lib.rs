@@ -3,6 +3,9 @@
 //! `ARCHITECTURE.md` follows one request and one configuration update through these modules, and says
 //! which of them may import which. `config`, `convert` and `bootstrap` are pure: no I/O, no clock.
 
+#[cfg(test)]
+mod allocations;
+
 pub mod admin;
 pub mod app;
 pub mod args;

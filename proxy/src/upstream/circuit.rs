@@ -159,7 +159,7 @@ impl Resource {
     }
 
     /// Counts one, whatever the threshold.
-    pub(super) fn acquire(&self) {
+    pub(crate) fn acquire(&self) {
         let now = self.current.fetch_add(1, Relaxed) + 1;
         if let Some(remaining) = &self.remaining {
             remaining.dec();
@@ -168,7 +168,7 @@ impl Resource {
     }
 
     /// Counts one if it is within the threshold.
-    pub(super) fn try_acquire(&self) -> bool {
+    pub(crate) fn try_acquire(&self) -> bool {
         let within = self.can_create();
         if within {
             self.acquire();
@@ -177,7 +177,7 @@ impl Resource {
     }
 
     /// Counts one less.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         let now = self.current.fetch_sub(1, Relaxed) - 1;
         if let Some(remaining) = &self.remaining {
             remaining.inc();
