@@ -27,6 +27,7 @@ pub use bootstrap::bootstrap;
 pub use cluster::{check_numeric, cluster};
 pub use endpoint::load_assignment;
 pub use listener::listener;
+pub(crate) use matcher::{header_matcher, string_matcher};
 pub use route::route_configuration;
 pub use support::{Table, support_page, support_table};
 

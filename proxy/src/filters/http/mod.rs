@@ -16,6 +16,7 @@ mod chain;
 mod flow;
 pub mod header_mutation;
 mod overrides;
+pub mod rbac;
 #[macro_use]
 mod registry;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use crate::{
 
 http_filters! {
     HeaderMutation: header_mutation,
+    Rbac: rbac,
 }
 
 /// The pure half of a filter: its configuration and that of its per-route settings.
