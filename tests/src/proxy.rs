@@ -142,9 +142,10 @@ impl Proxy {
         let config_path = folder.path().join("bootstrap.yaml");
         let admin_path = folder.path().join("admin-address");
         fs::write(&config_path, config)?;
-        let mut args: Vec<String> = ["--concurrency", "1", "--drain-time-s", "2"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut args: Vec<String> = ["--drain-time-s", "2"].map(str::to_owned).to_vec();
+        if !more_args.contains(&"--concurrency") {
+            args.extend(["--concurrency", "1"].map(str::to_owned));
+        }
         // A node is required by whatever subscribes, be it only to a file.
         if !more_args.contains(&"--service-node") {
             args.extend(["--service-node", "test", "--service-cluster", "test"].map(str::to_owned));

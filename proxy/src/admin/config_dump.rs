@@ -225,7 +225,8 @@ fn lists(dump: &Dump, context: &Context, include_eds: bool, regex: Option<&Regex
     lists
 }
 
-fn time(moment: std::time::SystemTime) -> Value {
+/// A moment as Envoy writes it.
+pub(super) fn time(moment: std::time::SystemTime) -> Value {
     let text = jiff::Timestamp::try_from(moment).map(|time| format!("{time:.3}"));
     json!(text.unwrap_or_default())
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use http::{Method, StatusCode, Uri};
 
 use super::{
-    Command, Context, clusters, config_dump, listeners, query::Query, serve::Reply, server, stats,
+    Command, Context, bulkheads, clusters, config_dump, listeners, query::Query, serve::Reply,
+    server, stats,
 };
 
 /// One endpoint.
@@ -45,6 +46,11 @@ const fn write(
 
 const ENDPOINTS: &[Endpoint] = &[
     read("/", "Admin home page", &[]),
+    read(
+        "/bulkheads",
+        "bulkheads: limits, places in use, who fills them",
+        &[("format", "File format to use; One of (text, json)")],
+    ),
     read("/certs", "print certs on machine", &[]),
     read(
         "/clusters",
@@ -187,6 +193,7 @@ pub(super) async fn dispatch(method: &Method, uri: &Uri, context: &Context) -> R
     }
     match path {
         "/" | "/help" => Reply::text(help()),
+        "/bulkheads" => bulkheads::show(query, context),
         "/clusters" => clusters::show(query, context).await,
         "/config_dump" => config_dump::show(query, context).await,
         "/listeners" => listeners::show(query, context),

@@ -3,6 +3,7 @@
 //! It runs on the main thread and reads what workers publish; it never waits for one. Connections,
 //! headers and times are bounded.
 
+mod bulkheads;
 mod clusters;
 mod config_dump;
 mod endpoints;

@@ -12,6 +12,7 @@
 //! a filter keeps between a stream's request and its response is its [`HttpFilter::State`], in place.
 //! The router is not a filter here: it is where every chain ends.
 
+pub mod bulkhead;
 mod chain;
 mod flow;
 pub mod header_mutation;
@@ -37,6 +38,7 @@ use crate::{
 };
 
 http_filters! {
+    Bulkhead: bulkhead,
     HeaderMutation: header_mutation,
     Rbac: rbac,
 }

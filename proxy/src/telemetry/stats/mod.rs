@@ -10,6 +10,7 @@ pub mod render;
 mod tags;
 
 use std::{
+    any::{Any, TypeId},
     cell::Cell,
     cmp::Ordering as Order,
     collections::{HashMap, HashSet},
@@ -70,6 +71,7 @@ struct Core {
     /// The main thread's row and one for each worker.
     rows: usize,
     state: Mutex<State>,
+    companions: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
 }
 
 #[derive(Default)]
@@ -147,6 +149,7 @@ impl Registry {
         Self(Arc::new(Core {
             rows: workers + 1,
             state: Mutex::default(),
+            companions: Mutex::default(),
         }))
     }
 
@@ -159,6 +162,21 @@ impl Registry {
             entity_end: entity_end(0, prefix),
             prefix: prefix.into(),
         }
+    }
+
+    /// What outlives configurations as statistics do, one of each type in a process; clones share it.
+    /// For what is built, not for requests.
+    #[must_use]
+    pub fn companion<T: Clone + Default + Send + Sync + 'static>(&self) -> T {
+        let mut all = self
+            .0
+            .companions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let entry = all
+            .entry(TypeId::of::<T>())
+            .or_insert_with(|| Box::new(T::default()));
+        entry.downcast_ref::<T>().cloned().unwrap_or_default()
     }
 
     /// Every metric with its merged value, ordered by name.
