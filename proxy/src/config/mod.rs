@@ -20,6 +20,7 @@ pub mod http_connection_manager;
 pub mod listener;
 pub mod load_balancing;
 pub mod matcher;
+pub mod mirror;
 pub mod outlier_detection;
 pub mod per_filter;
 pub mod route;

@@ -8,6 +8,7 @@ use super::{
     hash_policy::HashPolicy,
     header::HeaderMutations,
     matcher::{HeaderKey, HeaderMatcher, QueryMatcher},
+    mirror::MirrorPolicy,
     per_filter::PerFilterConfigs,
 };
 
@@ -50,14 +51,21 @@ impl RouteConfiguration {
                 let Action::Forward(forward) = &route.action else {
                     continue;
                 };
-                let mut check = |name: &str, place: &str| {
+                let mut note = |name: &str, place: &str, what: &str| {
                     if !exists(name) {
                         missing.push(crate::convert::ConfigError {
                             path: format!("virtual_hosts[{host}].routes[{index}].route.{place}"),
-                            reason: format!("route: unknown cluster '{name}'"),
+                            reason: format!("route: unknown {what} '{name}'"),
                         });
                     }
                 };
+                for (place, mirror) in forward.mirrors.iter().enumerate() {
+                    if let ClusterName::Name(name) = &mirror.cluster {
+                        let place = format!("request_mirror_policies[{place}].cluster");
+                        note(name, &place, "shadow cluster");
+                    }
+                }
+                let mut check = |name: &str, place: &str| note(name, place, "cluster");
                 match &forward.cluster {
                     ClusterSpecifier::Cluster(name) => check(name, "cluster"),
                     ClusterSpecifier::Header(_) => {}
@@ -217,6 +225,8 @@ pub struct Forward {
     pub priority: Priority,
     /// What of a request says which host, or which weighted cluster, it goes to.
     pub hash_policy: Vec<HashPolicy>,
+    /// Who else gets the request: the route's own, else those of the level above.
+    pub mirrors: Arc<[MirrorPolicy]>,
 }
 
 /// `envoy.config.core.v3.RoutingPriority`.

@@ -86,6 +86,23 @@ impl StreamCx {
         self.kept.push(kept);
     }
 
+    /// The context of another request that is made because of this one: of no stream, and internal.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let info = StreamInfo::new(Rc::clone(&self.connection.info), self.info.protocol);
+        Self {
+            connection: Rc::clone(&self.connection),
+            snapshot: Rc::clone(&self.snapshot),
+            activity: Rc::new(Activity::new(info.start)),
+            info,
+            matched: None,
+            scheme: self.scheme.clone(),
+            is_internal: true,
+            record: None,
+            kept: Vec::new(),
+        }
+    }
+
     /// Notes the request's head for access logs and spans, if there are any. Called again after each
     /// step that changes the head, so that they see it as it was sent.
     pub fn record(&mut self, parts: &http::request::Parts) {

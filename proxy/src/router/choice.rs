@@ -56,7 +56,8 @@ pub(super) fn with_name<R>(
     }
 }
 
-fn by_header<R>(
+/// Calls `with` with the cluster's name that a header has.
+pub(super) fn by_header<R>(
     cx: &StreamCx,
     key: &HeaderKey,
     parts: &Parts,

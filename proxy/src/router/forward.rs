@@ -11,6 +11,7 @@ use super::{
     choice, failure,
     failure::Ended,
     hash::RequestHash,
+    mirror::mirror,
     rewrite,
     table::Direction,
     timeout,
@@ -119,6 +120,7 @@ async fn send(
             .count(StatusCode::SERVICE_UNAVAILABLE, cx.is_internal);
         return Err(no_healthy_upstream(matched, &cluster));
     };
+    let body = mirror(cx, action, &parts, body, timeout);
     if let (Some(HostRewrite::Auto), Some(name)) = (&action.host_rewrite, &host.authority) {
         rewrite::set_host(
             name.clone(),

@@ -9,6 +9,7 @@ mod hash;
 mod index;
 mod levels;
 pub mod matcher;
+mod mirror;
 mod mutate;
 mod outcome;
 mod response_body;

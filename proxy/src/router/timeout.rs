@@ -165,6 +165,7 @@ mod tests {
             grpc_timeout_header_offset: None,
             priority: Priority::Default,
             hash_policy: Vec::new(),
+            mirrors: std::sync::Arc::from([]),
         }
     }
 

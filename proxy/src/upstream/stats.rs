@@ -99,6 +99,8 @@ cluster_stats! {
         upstream_cx_rx_bytes_total,
         /// Bytes sent.
         upstream_cx_tx_bytes_total,
+        /// Bodies that were too large to be kept for a retry, or copies that were too slow.
+        retry_or_shadow_abandoned,
         /// Requests sent.
         upstream_rq_total,
         /// Requests that waited for a connection.

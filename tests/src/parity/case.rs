@@ -118,6 +118,9 @@ pub(super) struct Request {
     pub(super) status: Option<u16>,
     /// The upstream that Envoy chooses, or `none`: the same guard.
     pub(super) to: Option<String>,
+    /// How many requests the upstreams receive because of this one, the client's own included; the order
+    /// in which they come is then not compared.
+    pub(super) mirrored: Option<usize>,
     /// Bounds for the time until the end of the reply, on both proxies.
     pub(super) min_ms: Option<u64>,
     pub(super) max_ms: Option<u64>,

@@ -22,6 +22,9 @@ use crate::wait;
 /// How long the log and the stats may take to catch up.
 const SETTLE: Duration = Duration::from_secs(3);
 
+/// How much later than the reply mirrored requests may come.
+const MIRRORS: Duration = Duration::from_millis(150);
+
 /// Runs the case; `expected` is what Envoy did, when this is the second run.
 pub(super) async fn run(
     kind: Kind,
@@ -211,6 +214,16 @@ impl Run {
             (Some(conn), true) => Some(self.closed(conn).await),
             _ => None,
         };
+        if let Some(count) = request.mirrored {
+            wait::until("mirrored requests", SETTLE, async || {
+                let seen = self.upstreams.pending();
+                ensure!(seen >= count, "{seen} of {count} received");
+                Ok(())
+            })
+            .await?;
+            // More than that, and the rest of their bodies, would come now.
+            tokio::time::sleep(MIRRORS).await;
+        }
         let upstream = self.reached(request);
         Ok(Outcome {
             upstream,
@@ -288,10 +301,15 @@ impl Run {
     fn reached(&self, request: &Request) -> Vec<Reached> {
         let received = self.upstreams.take_received();
         let with_connection = request.upstream_connection;
-        received
+        let mut reached: Vec<Reached> = received
             .iter()
             .map(|one| self.normaliser.received(one, with_connection))
-            .collect()
+            .collect();
+        if request.mirrored.is_some() {
+            let key = |one: &Reached| (one.upstream.clone(), one.authority.clone());
+            reached.sort_by_key(key);
+        }
+        reached
     }
 
     async fn address(&mut self, listener: &str) -> Result<SocketAddr> {

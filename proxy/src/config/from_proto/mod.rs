@@ -16,6 +16,7 @@ mod http_protocol;
 mod listener;
 mod load_balancing;
 pub(crate) mod matcher;
+mod mirror;
 mod outlier_detection;
 mod route;
 mod route_action;

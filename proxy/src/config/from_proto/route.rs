@@ -15,7 +15,7 @@ use outrigger_proto::{
     google::protobuf::{BoolValue, value::Kind},
 };
 
-use super::{header, http_filter, matcher, route_action, tracing};
+use super::{header, http_filter, matcher, mirror, route_action, tracing};
 use crate::{
     config::route::{
         Action, DirectResponse, PathMatch, Route, RouteConfiguration, RouteMatch, TlsRequirement,
@@ -62,7 +62,6 @@ pub fn route_configuration(
         [
             vhds,
             cluster_specifier_plugins,
-            request_mirror_policies,
             vhost_header,
             route_specifiers
         ]
@@ -79,11 +78,15 @@ pub fn route_configuration(
         MAX_DIRECT_RESPONSE_BODY,
     );
     let hosts_cx = cx.field("virtual_hosts");
-    let hosts = virtual_hosts
+    let mut hosts = virtual_hosts
         .into_iter()
         .enumerate()
         .filter_map(|(index, host)| virtual_host(&hosts_cx.index(index), host, max_body))
         .collect::<Vec<_>>();
+    let mirrors = mirror::policies(cx, request_mirror_policies);
+    for host in &mut hosts {
+        mirror::inherit(&mut host.routes, &mirrors);
+    }
     check_unique(&hosts_cx, &hosts);
     Some(RouteConfiguration {
         name: Arc::from(name),
@@ -166,7 +169,6 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
             retry_policy_typed_config,
             hedge_policy,
             include_is_timeout_retry_header,
-            request_mirror_policies,
             route_specifiers
         ]
     );
@@ -193,12 +195,13 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
         .filter_map(|(index, domain)| domain_name(&domains_cx.index(index), domain))
         .collect();
     let routes_cx = cx.field("routes");
-    let routes = routes
+    let mut routes = routes
         .into_iter()
         .enumerate()
         .filter_map(|(index, proto)| route(&routes_cx.index(index), proto, max_body, &name, index))
         .map(Arc::new)
-        .collect();
+        .collect::<Vec<_>>();
+    mirror::inherit(&mut routes, &mirror::policies(cx, request_mirror_policies));
     let require_tls = match cx.enumeration("require_tls", require_tls)? {
         TlsRequirementType::None => TlsRequirement::None,
         TlsRequirementType::ExternalOnly => TlsRequirement::ExternalOnly,

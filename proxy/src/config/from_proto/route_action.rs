@@ -18,7 +18,7 @@ use outrigger_proto::{
     google::protobuf::BoolValue,
 };
 
-use super::{hash_policy, header, http_filter, matcher};
+use super::{hash_policy, header, http_filter, matcher, mirror};
 use crate::{
     config::route::{
         ClusterName, ClusterSpecifier, Forward, HostRewrite, PathRedirect, PathRewrite, Priority,
@@ -82,7 +82,6 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
             early_data_policy,
             retry_policy,
             retry_policy_typed_config,
-            request_mirror_policies,
             rate_limits,
             include_vh_rate_limits,
             cors,
@@ -139,6 +138,7 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
             .or_else(|| cx.optional_duration("grpc_timeout_offset", grpc_timeout_offset)),
         priority,
         hash_policy: hash_policy::policies(&cx.field("hash_policy"), hash_policy),
+        mirrors: mirror::policies(cx, request_mirror_policies),
     })
 }
 

@@ -174,6 +174,44 @@ impl Tracer {
         }
     }
 
+    /// Starts the span of a copy of the stream's request, and writes its context into the copy's headers.
+    /// It is sampled as the stream's, unless `sampled` says otherwise.
+    pub fn mirror(
+        &self,
+        stream: &StreamInfo,
+        headers: &mut HeaderMap,
+        sampled: Option<bool>,
+    ) -> Option<Box<ActiveSpan>> {
+        let stream = stream.trace.as_deref()?;
+        let span = ActiveSpan {
+            span_id: random_span_id(),
+            parent_id: Some(stream.span_id),
+            sampled: sampled.unwrap_or(stream.sampled),
+            upstream_id: None,
+            operation: Some(HeaderValue::from_static("mirror")),
+            route_values: Vec::new(),
+            ..stream.clone()
+        };
+        propagation::write(&span, headers);
+        Some(Box::new(span))
+    }
+
+    /// Exports the span of a finished copy, if it is sampled.
+    pub fn finish_mirror(&self, cx: &Context<'_>) {
+        if let Some(span) = cx.info.trace.as_deref().filter(|span| span.sampled) {
+            let recorder = record::Recorder {
+                config: &self.config,
+                route_tags: &[],
+                // It is the proxy's own request, wherever the listener is.
+                is_outbound: true,
+                span,
+                cx,
+                end: SystemTime::now(),
+            };
+            self.provider.push(recorder.own_span());
+        }
+    }
+
     /// Exports the span of a finished stream, if it is sampled.
     pub fn finish(&self, cx: &Context<'_>) {
         let Some(span) = cx.info.trace.as_deref().filter(|span| span.sampled) else {
