@@ -245,6 +245,66 @@ fn routes_have_their_own_or_none_and_a_cluster_narrows_it() {
     });
 }
 
+/// Requests that end in every way there is, many at once: nothing of what they held stays behind.
+#[test]
+fn nothing_leaks_however_requests_end() {
+    let limits = bulkhead(4, 4, "0.1s");
+    check_with(limits, json!({}), 2, async |proxy, _| {
+        let main = proxy.listener("main").await?;
+        let mut tasks = Vec::new();
+        for number in 0..240_u64 {
+            let script = match number % 6 {
+                0 => json!({"body": "done"}),
+                1 => json!({"delay_ms": 40, "body": "done"}),
+                2 => json!({"reset": "before_headers"}),
+                3 => json!({"reset": "mid_body", "body_size": 200_000}),
+                4 => json!({"body": "0123456789", "chunks": 5, "frame_delay_ms": 15}),
+                _ => json!({"early": true, "status": 500}),
+            };
+            let mut request = Request::new("POST", if number % 5 == 0 { "/short" } else { "/" })
+                .header(SCRIPT, &script.to_string())
+                .header("x-caller", ["a", "b", "c"][(number % 3) as usize]);
+            request.body = Some(vec![b'x'; 1000].into());
+            let task = tokio::spawn(async move {
+                match number % 2 {
+                    0 => request.send_h1(main).await,
+                    _ => request.send_h2(main).await,
+                }
+            });
+            // Some clients go away: at once, or in the middle.
+            if number % 7 == 0 {
+                tokio::time::sleep(Duration::from_millis(number % 30)).await;
+                task.abort();
+            } else {
+                tasks.push(task);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
+        for task in tasks {
+            *statuses.entry(task.await??.status).or_default() += 1;
+        }
+        ensure!(
+            statuses.contains_key(&200) && statuses.contains_key(&503),
+            "{statuses:?}"
+        );
+        for gauge in [
+            "bulkhead.reviews.active",
+            "bulkhead.reviews.queued",
+            "cluster.a.upstream_rq_active",
+            "cluster.a.upstream_rq_pending_active",
+            "http.main.downstream_rq_active",
+        ] {
+            stat(proxy, gauge, 0).await?;
+        }
+        let shown = bulkheads(proxy).await?;
+        ensure!(shown["in_use"] == 0 && shown["queued"] == 0, "{shown}");
+        ensure!(shown["top_callers"] == json!([]), "{shown}");
+        ensure!(shown["top_waiting"] == json!([]), "{shown}");
+        Ok(())
+    });
+}
+
 /// Sends one request after the other; how many were refused.
 async fn hammer(main: SocketAddr, stop: Arc<AtomicBool>) -> Result<usize> {
     let mut refused = 0;
@@ -366,6 +426,10 @@ fn config(upstream: &Upstream, filter: &Value, routes: &Value, log: &str) -> Str
             })
         })
         .collect();
+    table.push(json!({
+        "match": {"prefix": "/short"},
+        "route": {"cluster": "a", "timeout": "0.02s"},
+    }));
     table.push(json!({"match": {"prefix": "/b"}, "route": {"cluster": "b"}}));
     table.push(json!({"match": {"prefix": "/"}, "route": {"cluster": "a"}}));
     json!({

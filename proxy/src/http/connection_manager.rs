@@ -90,6 +90,7 @@ impl HcmRuntime {
                 FilterBuild {
                     registry,
                     scope: &prefix,
+                    is_disabled: false,
                 },
             ),
             needed: (tracer.is_some() || !access_logs.is_empty()).then_some(needed),

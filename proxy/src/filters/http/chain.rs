@@ -32,7 +32,13 @@ impl Factories {
             Some(Instance {
                 name: NameId::of(&filter.name),
                 is_disabled: filter.is_disabled,
-                factory: Factory::new(&filter.config, build)?,
+                factory: Factory::new(
+                    &filter.config,
+                    FilterBuild {
+                        is_disabled: filter.is_disabled,
+                        ..build
+                    },
+                )?,
             })
         });
         Self(instances.collect())

@@ -119,6 +119,8 @@ pub struct FilterBuild<'a> {
     pub registry: &'a Registry,
     /// `http.<stat_prefix>` of the connection manager.
     pub scope: &'a str,
+    /// The filter is off unless a route's settings switch it on.
+    pub is_disabled: bool,
 }
 
 /// What per-route objects are built with: route tables do not know their connection managers.

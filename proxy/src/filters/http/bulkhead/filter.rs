@@ -1,6 +1,6 @@
 //! Lets requests into their bulkhead, and keeps their permits.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderName, HeaderValue, StatusCode, request::Parts};
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     filters::http::{FilterBuild, FilterCx, Flow, HttpFilter, Kept, RouteBuild},
     http::LocalReply,
-    telemetry::stream_info::ResponseFlags,
+    telemetry::{stats::Registry, stream_info::ResponseFlags},
 };
 
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -30,20 +30,20 @@ pub struct Route(Option<Door>);
 #[derive(Debug)]
 struct Door {
     config: Arc<Config>,
-    bulkhead: Arc<Bulkhead>,
+    registry: Registry,
+    bulkhead: OnceLock<Arc<Bulkhead>>,
 }
 
 impl Filter {
-    /// Built when its listener is.
+    /// Built when its listener is. The bulkhead of a disabled filter is made when a route enables it: it
+    /// may be there only for routes that bring their own.
     #[must_use]
     pub fn new(config: &Arc<Config>, build: FilterBuild<'_>) -> Self {
-        Self(Door {
-            bulkhead: build
-                .registry
-                .companion::<Bulkheads>()
-                .get(config, build.registry),
-            config: Arc::clone(config),
-        })
+        let door = Door::new(Arc::clone(config), build.registry);
+        if !build.is_disabled {
+            door.bulkhead();
+        }
+        Self(door)
     }
 }
 
@@ -53,13 +53,28 @@ impl Route {
     pub fn new(config: &Arc<RouteConfig>, build: RouteBuild<'_>) -> Self {
         Self(match &**config {
             RouteConfig::Disabled => None,
-            RouteConfig::Bulkhead(config) => Some(Door {
-                bulkhead: build
-                    .registry
-                    .companion::<Bulkheads>()
-                    .get(config, build.registry),
-                config: Arc::new(config.clone()),
-            }),
+            RouteConfig::Bulkhead(config) => {
+                let door = Door::new(Arc::new(config.clone()), build.registry);
+                door.bulkhead();
+                Some(door)
+            }
+        })
+    }
+}
+
+impl Door {
+    fn new(config: Arc<Config>, registry: &Registry) -> Self {
+        Self {
+            config,
+            registry: registry.clone(),
+            bulkhead: OnceLock::new(),
+        }
+    }
+
+    fn bulkhead(&self) -> &Arc<Bulkhead> {
+        self.bulkhead.get_or_init(|| {
+            let all = self.registry.companion::<Bulkheads>();
+            all.get(&self.config, &self.registry)
         })
     }
 }
@@ -77,7 +92,7 @@ impl HttpFilter for Filter {
             Some(Route(Some(door))) => door,
             None => &self.0,
         };
-        let Door { config, bulkhead } = door;
+        let config = &door.config;
         if let Some(wanted) = &config.cluster
             && cx.stream.info.cluster_name() != Some(wanted)
         {
@@ -94,6 +109,7 @@ impl HttpFilter for Filter {
             .lanes
             .as_ref()
             .map_or(0, |lanes| lanes.of(&head.headers));
+        let bulkhead = door.bulkhead();
         match bulkhead.enter(who, lane) {
             Entry::Admitted(permit) => {
                 *cx.state = Some(permit);

@@ -570,6 +570,26 @@ fn workers_share_places_without_a_lost_wake_up() {
     assert!((1..=MAX).contains(&most.load(SeqCst)));
 }
 
+#[test]
+fn entering_and_leaving_without_a_queue_allocates_nothing() {
+    let bulkhead = bulkhead(Limits {
+        max_concurrent_per_caller: Some(1),
+        ..limits(2, 0)
+    });
+    // The first request of a caller notes its name.
+    drop(bulkhead.enter(caller("a"), 0));
+    drop(bulkhead.enter(caller("b"), 0));
+    let (outcomes, count) = crate::allocations::during(|| {
+        let first = bulkhead.enter(caller("a"), 0);
+        let outcomes = [&first, &bulkhead.enter(caller("b"), 0)]
+            .map(|entry| matches!(entry, Entry::Admitted(_)));
+        drop(first);
+        outcomes
+    });
+    assert_eq!(outcomes, [true, true]);
+    assert_eq!(count, 0);
+}
+
 fn read(value: Value) -> Result<Config, Vec<String>> {
     let proto = message_from_value::<Proto>(value).unwrap();
     let sink = Sink::new();

@@ -157,6 +157,30 @@ fn principals_look_at_who_asks() {
 }
 
 #[test]
+fn deciding_allocates_nothing() {
+    let rules = read(json!({"rules": {"policies": {
+        "a": {
+            "permissions": [{"and_rules": {"rules": [
+                {"header": {"name": ":method", "string_match": {"exact": "GET"}}},
+                {"url_path": {"path": {"safe_regex": {"regex": "/shop/[a-z]+"}}}}
+            ]}}],
+            "principals": [{"header": {"name": "x-role", "string_match": {"exact": "user,admin"}}}]
+        },
+        "b": {
+            "permissions": [{"destination_port_range": {"start": 1, "end": 9000}}],
+            "principals": [{"not_id": {"remote_ip": {"address_prefix": "10.0.0.0", "prefix_len": 8}}}]
+        }
+    }}}))
+    .unwrap();
+    let request = parts("/shop/cart?x=1", &[("x-role", "user"), ("x-role", "admin")]);
+    // The first match of an expression makes its scratch space.
+    assert!(allows(&rules, &request));
+    let (allowed, count) = crate::allocations::during(|| allows(&rules, &request));
+    assert!(allowed);
+    assert_eq!(count, 0);
+}
+
+#[test]
 fn the_first_policy_by_name_decides() {
     let both = json!({"permissions": [{"any": true}], "principals": [{"any": true}]});
     let config = read(json!({"rules": {"policies": {"b": both, "a": both}}})).unwrap();
