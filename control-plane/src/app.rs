@@ -26,6 +26,7 @@ use crate::{
     sources::{
         collect::{Collector, Sources},
         files::Files,
+        first_seen::FirstSeen,
         last_good::LastGood,
     },
 };
@@ -140,6 +141,7 @@ impl ControlPlane {
         let collector = Collector::start(
             source,
             last_good,
+            FirstSeen::open(args.data_dir.join("first-seen.json")),
             Arc::clone(&sources),
             Arc::clone(&serving),
         );

@@ -77,28 +77,55 @@ impl Generation {
         Arc::new(resources(&self.translator.node(node).listeners))
     }
 
-    /// The snapshot of a node; translates first if it is the first of its key.
+    /// The snapshot of a node; translates first if it is the first of its key. What it shares with
+    /// `previous`, the node's last one, is known to be unchanged by its address.
     pub(super) fn snapshot(
         &self,
         key: &Key,
         node: &Node,
         listeners: &Arc<Resources>,
+        previous: Option<&Snapshot>,
     ) -> Arc<Snapshot> {
         let translate = || {
             let mesh = self.translator.scope(&key.0);
             Shared::new(&mesh, self.translator.node(node).clusters, None)
         };
         let mut shared = self.lock();
-        let shared = match shared.get(key) {
+        let entry = match shared.get(key) {
             Some(shared) => shared.clone(),
             None => shared.entry(key.clone()).or_insert_with(translate).clone(),
+        };
+        drop(shared);
+        let shared = entry;
+        let own = self.translator.node_routes(node);
+        let routes = if own.is_empty() {
+            shared.routes
+        } else {
+            let all: Resources = shared
+                .routes
+                .iter()
+                .map(|(name, resource)| (Arc::clone(name), resource.clone()))
+                .chain(
+                    resources(&own)
+                        .iter()
+                        .map(|(n, r)| (Arc::clone(n), r.clone())),
+                )
+                .collect();
+            let before = previous.and_then(|snapshot| {
+                let mut types = snapshot.types();
+                types.find(|(type_url, _)| **type_url == TypeUrl::Route)
+            });
+            match before {
+                Some((_, before)) if **before == all => Arc::clone(before),
+                _ => Arc::new(all),
+            }
         };
         let mut builder = Snapshot::builder();
         builder
             .set(&TypeUrl::Cluster, shared.clusters)
             .set(&TypeUrl::Endpoint, shared.endpoints)
             .set(&TypeUrl::Listener, Arc::clone(listeners))
-            .set(&TypeUrl::Route, shared.routes);
+            .set(&TypeUrl::Route, routes);
         Arc::new(builder.build())
     }
 

@@ -88,7 +88,8 @@ impl Entry {
 
     /// Gives it what `generation` has for it.
     pub(super) fn retarget(&mut self, generation: &Generation) -> Turn {
-        let next = generation.snapshot(&self.key, &self.node, &self.listeners);
+        let before = self.target.as_deref();
+        let next = generation.snapshot(&self.key, &self.node, &self.listeners, before);
         if self
             .target
             .as_deref()
@@ -121,7 +122,8 @@ impl Entry {
         };
         target.types().all(|(type_url, resources)| {
             let needs = match type_url {
-                TypeUrl::Route => metadata.outbound.is_some(),
+                // Each listener has its own.
+                TypeUrl::Route => true,
                 _ => !resources.is_empty(),
             };
             !needs || asks(type_url)

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, RwLock},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use outrigger_mesh::{
@@ -14,9 +14,13 @@ use outrigger_mesh::{
 
 use super::{
     files::{Change, Files},
+    first_seen::{self, FirstSeen},
     last_good::LastGood,
 };
 use crate::serving::Serving;
+
+/// The clock is looked at this often, since somebody may set it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the files say, for the API: written by the collector alone.
 #[derive(Debug, Default)]
@@ -84,6 +88,7 @@ pub struct Update {
 pub struct Collector {
     source: Files,
     last_good: LastGood,
+    first_seen: FirstSeen,
     files: FileSet,
     objects: BTreeMap<ObjectRef, Arc<Object>>,
     version: u64,
@@ -96,6 +101,7 @@ impl Collector {
     pub fn start(
         mut source: Files,
         last_good: LastGood,
+        first_seen: FirstSeen,
         sources: Arc<Sources>,
         serving: Arc<Serving>,
     ) -> Self {
@@ -110,6 +116,7 @@ impl Collector {
         let mut collector = Self {
             source,
             last_good,
+            first_seen,
             files,
             objects: BTreeMap::new(),
             version: 0,
@@ -120,11 +127,20 @@ impl Collector {
         collector
     }
 
-    /// Follows the source for ever.
+    /// Follows the source, and the clock where an object's time is limited, for ever.
     pub async fn run(mut self) {
         loop {
-            let change = self.source.changed().await;
-            self.take(change);
+            let wait = first_seen::next_end(&self.objects).map_or(PATIENCE, |end| {
+                let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+                left.min(PATIENCE)
+            });
+            match tokio::time::timeout(wait, self.source.changed()).await {
+                Ok(change) => self.take(change),
+                Err(_) => {
+                    self.publish(&[], Instant::now(), SystemTime::now());
+                    self.source.look_again();
+                }
+            }
         }
     }
 
@@ -163,13 +179,15 @@ impl Collector {
         // An object that says the same as before is the same, so that what is made of it is too.
         let mut next: BTreeMap<ObjectRef, Arc<Object>> = BTreeMap::new();
         let mut changed = Vec::new();
+        let now = SystemTime::now();
         for object in self.files.objects() {
+            let object = self.first_seen.stamp(object, now);
             let reference = object.reference();
             let object = match self.objects.get(&reference) {
-                Some(before) if **before == **object => Arc::clone(before),
+                Some(before) if **before == *object => Arc::clone(before),
                 _ => {
                     changed.push(reference.clone());
-                    Arc::clone(object)
+                    object
                 }
             };
             next.insert(reference, object);
@@ -180,6 +198,7 @@ impl Collector {
                 .filter(|old| !next.contains_key(*old))
                 .cloned(),
         );
+        self.first_seen.keep(&next);
         if changed.is_empty() && self.version > 0 {
             return;
         }

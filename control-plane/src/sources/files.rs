@@ -132,6 +132,11 @@ impl Files {
         }
     }
 
+    /// Makes the next wait look first: one that was given up may have been told of a change.
+    pub fn look_again(&self) {
+        self.events.arrived.notify_one();
+    }
+
     /// Waits for the next change.
     pub async fn changed(&mut self) -> Change {
         loop {

@@ -3,4 +3,5 @@
 
 pub mod collect;
 pub mod files;
+pub mod first_seen;
 pub mod last_good;

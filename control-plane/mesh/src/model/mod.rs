@@ -14,8 +14,8 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use endpoints::{Endpoints, PortSelector};
 pub use name::{Kind, NamespacedName, ObjectRef};
 pub use route::{
-    Backend, BackendTarget, Filters, HeaderChanges, HttpRoute, Match, ParentRef, PathChange,
-    PathMatch, Redirect, Retry, Rewrite, Rule, TextMatch, Unsupported, ValueMatch,
+    Backend, BackendTarget, Cors, Filters, HeaderChanges, HttpRoute, Match, Mirror, ParentRef,
+    PathChange, PathMatch, Redirect, Retry, Rewrite, Rule, TextMatch, Unsupported, ValueMatch,
 };
 pub use service::{AppProtocol, Service, ServicePort};
 

@@ -130,6 +130,38 @@ pub struct Filters {
     pub redirect: Option<Redirect>,
     /// `URLRewrite`.
     pub rewrite: Option<Rewrite>,
+    /// `RequestMirror`, each.
+    pub mirrors: Vec<Mirror>,
+    /// `CORS`.
+    pub cors: Option<Cors>,
+}
+
+/// `RequestMirror`: a copy of the request that nobody waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Its place among the rule's filters.
+    pub index: usize,
+    /// Who gets the copies.
+    pub target: BackendTarget,
+    /// Of how many requests: `(numerator, denominator)`; the latter is not 0.
+    pub fraction: (u32, u32),
+}
+
+/// `CORS`: which pages of other origins may use the answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Origins, with `*` for any part of a host, or alone for every origin.
+    pub allow_origins: Vec<Arc<str>>,
+    /// Methods, or `*`.
+    pub allow_methods: Vec<Arc<str>>,
+    /// Request headers, or `*`.
+    pub allow_headers: Vec<Arc<str>>,
+    /// Response headers that pages see, or `*`.
+    pub expose_headers: Vec<Arc<str>>,
+    /// Whether requests may carry cookies.
+    pub allow_credentials: bool,
+    /// For how many seconds an answer to a preflight request holds.
+    pub max_age: u32,
 }
 
 /// Changes of headers.

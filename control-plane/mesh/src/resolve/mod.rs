@@ -49,6 +49,8 @@ pub(crate) struct ResolvedRoute {
     object: Arc<Object>,
     /// By rule, then by backend.
     pub(crate) backends: Vec<Vec<Result<ServiceAddress, InvalidBackend>>>,
+    /// By rule, then by mirror.
+    pub(crate) mirrors: Vec<Vec<Result<ServiceAddress, InvalidBackend>>>,
 }
 
 impl ResolvedRoute {
@@ -203,7 +205,15 @@ impl<'a> Resolver<'a> {
                     .collect()
             })
             .collect();
-        let resolved_refs = resolved_refs(&backends);
+        let mirrors: Vec<Vec<_>> = route
+            .rules
+            .iter()
+            .map(|rule| {
+                let mirrors = rule.filters.mirrors.iter();
+                mirrors.map(|m| self.backend(&m.target, route)).collect()
+            })
+            .collect();
+        let resolved_refs = resolved_refs(route, &backends, &mirrors);
         let mut parents = Vec::with_capacity(route.parents.len());
         for (index, parent) in route.parents.iter().enumerate() {
             let accepted = self.attach(route, parent, &format!("spec.parentRefs[{index}]"));
@@ -223,6 +233,7 @@ impl<'a> Resolver<'a> {
         let resolved = ResolvedRoute {
             object: Arc::clone(object),
             backends,
+            mirrors,
         };
         self.routes.insert(route.id.clone(), resolved);
     }
@@ -409,15 +420,31 @@ fn parent_name(parent: &ParentRef) -> String {
     }
 }
 
-fn resolved_refs(backends: &[Vec<Result<ServiceAddress, InvalidBackend>>]) -> Condition {
+fn resolved_refs(
+    route: &HttpRoute,
+    backends: &[Vec<Result<ServiceAddress, InvalidBackend>>],
+    mirrors: &[Vec<Result<ServiceAddress, InvalidBackend>>],
+) -> Condition {
     let mut reason = None;
     let mut messages = Vec::new();
+    let mut note = |path: String, invalid: &InvalidBackend| {
+        reason.get_or_insert(invalid.reason);
+        messages.push(format!("{path}: {}", invalid.message));
+    };
     for (rule, backends) in backends.iter().enumerate() {
         for (index, backend) in backends.iter().enumerate() {
             if let Err(invalid) = backend {
-                reason.get_or_insert(invalid.reason);
-                let path = format!("spec.rules[{rule}].backendRefs[{index}]");
-                messages.push(format!("{path}: {}", invalid.message));
+                note(format!("spec.rules[{rule}].backendRefs[{index}]"), invalid);
+            }
+        }
+    }
+    for (index, (rule, resolved)) in route.rules.iter().zip(mirrors).enumerate() {
+        for (mirror, resolved) in rule.filters.mirrors.iter().zip(resolved) {
+            if let Err(invalid) = resolved {
+                let filter = mirror.index;
+                let path =
+                    format!("spec.rules[{index}].filters[{filter}].requestMirror.backendRef");
+                note(path, invalid);
             }
         }
     }

@@ -13,11 +13,8 @@ use outrigger_proto::{
         },
         extensions::{
             access_loggers::file::v3::FileAccessLog,
-            filters::{
-                http::router::v3::Router,
-                network::http_connection_manager::v3::{
-                    self as hcm, HttpConnectionManager, http_connection_manager as manager,
-                },
+            filters::network::http_connection_manager::v3::{
+                self as hcm, HttpConnectionManager, http_connection_manager as manager,
             },
         },
         r#type::v3::Percent,
@@ -25,8 +22,12 @@ use outrigger_proto::{
     google::protobuf::Any,
 };
 
-use super::{cluster, wire};
-use crate::scope::{Inbound, Node};
+use super::{cluster, filters, wire};
+use crate::{
+    model::{Model, NamespacedName},
+    resolve::ServiceAddress,
+    scope::{Inbound, Node},
+};
 
 /// The name of the listener that workloads send requests to.
 pub const OUTBOUND_LISTENER: &str = "outbound";
@@ -36,38 +37,46 @@ pub const INBOUND_LISTENER: &str = "inbound";
 pub const OUTBOUND_ROUTES: &str = "outbound";
 
 const HTTP_CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
-const ROUTER: &str = "envoy.filters.http.router";
 const OPEN_TELEMETRY: &str = "envoy.tracers.opentelemetry";
 const FILE_ACCESS_LOG: &str = "envoy.access_loggers.file";
 
-/// All listeners of a node.
+/// All listeners of a node. Their routes come apart from them, so that a change of routes closes no
+/// connection.
 pub(super) fn listeners(node: &Node) -> Vec<api::Listener> {
     let outbound = node.metadata.outbound.map(|address| {
-        let rds = hcm::Rds {
-            config_source: Some(wire::ads()),
-            route_config_name: OUTBOUND_ROUTES.to_owned(),
-        };
-        let routes = manager::RouteSpecifier::Rds(rds);
-        listener(
-            node,
-            OUTBOUND_LISTENER,
-            TrafficDirection::Outbound,
-            address,
-            routes,
-        )
+        let rds = rds(OUTBOUND_ROUTES);
+        let direction = TrafficDirection::Outbound;
+        listener(node, OUTBOUND_LISTENER, direction, address, rds)
     });
     let inbound = node.metadata.inbound.iter().map(|inbound| {
-        let name = format!("{INBOUND_LISTENER}|{}", inbound.listen.port());
-        let routes = manager::RouteSpecifier::RouteConfig(inbound_routes(node, &name, inbound));
-        listener(
-            node,
-            &name,
-            TrafficDirection::Inbound,
-            inbound.listen,
-            routes,
-        )
+        let name = inbound_listener_name(inbound);
+        let direction = TrafficDirection::Inbound;
+        listener(node, &name, direction, inbound.listen, rds(&name))
     });
     outbound.into_iter().chain(inbound).collect()
+}
+
+/// The routes of a node's inbound listeners.
+pub(super) fn inbound_route_tables<'a>(
+    model: &'a Model,
+    node: &'a Node,
+) -> impl Iterator<Item = route_api::RouteConfiguration> + 'a {
+    node.metadata
+        .inbound
+        .iter()
+        .map(|inbound| inbound_routes(model, node, inbound))
+}
+
+/// Also the name of its routes.
+fn inbound_listener_name(inbound: &Inbound) -> String {
+    format!("{INBOUND_LISTENER}|{}", inbound.listen.port())
+}
+
+fn rds(name: &str) -> manager::RouteSpecifier {
+    manager::RouteSpecifier::Rds(hcm::Rds {
+        config_source: Some(wire::ads()),
+        route_config_name: name.to_owned(),
+    })
 }
 
 fn listener(
@@ -80,7 +89,7 @@ fn listener(
     let filter = api::Filter {
         name: HTTP_CONNECTION_MANAGER.to_owned(),
         config_type: Some(api::filter::ConfigType::TypedConfig(wire::any(
-            &http_connection_manager(node, name, routes),
+            &http_connection_manager(node, name, direction, routes),
         ))),
     };
     api::Listener {
@@ -98,19 +107,16 @@ fn listener(
 fn http_connection_manager(
     node: &Node,
     stat_prefix: &str,
+    direction: TrafficDirection,
     routes: manager::RouteSpecifier,
 ) -> HttpConnectionManager {
-    let router = hcm::HttpFilter {
-        name: ROUTER.to_owned(),
-        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(wire::any(
-            &Router::default(),
-        ))),
-        ..Default::default()
-    };
     HttpConnectionManager {
         stat_prefix: stat_prefix.replace('|', "_"),
         route_specifier: Some(routes),
-        http_filters: vec![router],
+        http_filters: match direction {
+            TrafficDirection::Inbound => filters::inbound(),
+            TrafficDirection::Outbound | TrafficDirection::Unspecified => filters::outbound(),
+        },
         tracing: tracing(node),
         access_log: access_log(node).into_iter().collect(),
         // A sidecar is not the server that the client talks to.
@@ -122,7 +128,9 @@ fn http_connection_manager(
 }
 
 /// Everything to the workload.
-fn inbound_routes(node: &Node, name: &str, inbound: &Inbound) -> route_api::RouteConfiguration {
+fn inbound_routes(model: &Model, node: &Node, inbound: &Inbound) -> route_api::RouteConfiguration {
+    let name = inbound_listener_name(inbound);
+    let settings = filters::of_inbound(model, &served_ports(model, node, inbound));
     let action = route_api::RouteAction {
         cluster_specifier: Some(route_api::route_action::ClusterSpecifier::Cluster(
             cluster::inbound_name(inbound),
@@ -132,7 +140,7 @@ fn inbound_routes(node: &Node, name: &str, inbound: &Inbound) -> route_api::Rout
         ..Default::default()
     };
     let route = route_api::Route {
-        name: name.to_owned(),
+        name: name.clone(),
         r#match: Some(route_api::RouteMatch {
             path_specifier: Some(route_api::route_match::PathSpecifier::Prefix(
                 "/".to_owned(),
@@ -148,17 +156,50 @@ fn inbound_routes(node: &Node, name: &str, inbound: &Inbound) -> route_api::Rout
         ..Default::default()
     };
     let virtual_host = route_api::VirtualHost {
-        name: name.to_owned(),
+        name: name.clone(),
         domains: vec!["*".to_owned()],
         routes: vec![route],
+        typed_per_filter_config: filters::in_order(&settings),
         ..Default::default()
     };
     route_api::RouteConfiguration {
-        name: name.to_owned(),
+        name,
         virtual_hosts: vec![virtual_host],
         validate_clusters: Some(wire::boolean(false)),
         ..Default::default()
     }
+}
+
+/// The ports of services that a workload serves there: those whose endpoints lead to the listener,
+/// then those of the service that the node names. Of a service with several ports, only an endpoint tells
+/// which one it is.
+fn served_ports(model: &Model, node: &Node, inbound: &Inbound) -> Vec<ServiceAddress> {
+    let own = &node.metadata;
+    let is_own = |service: &NamespacedName| {
+        *service.name == *own.service && *service.namespace == *own.namespace
+    };
+    let mut ports = Vec::new();
+    for by_endpoint in [true, false] {
+        for (service, entry) in model.services() {
+            let http = || {
+                entry
+                    .ports
+                    .iter()
+                    .filter(|slot| slot.port.protocol.is_http())
+            };
+            for slot in http() {
+                let leads_here = slot.endpoints.contains(&inbound.listen);
+                let is_named = is_own(service) && http().count() == 1;
+                if (by_endpoint && leads_here) || (!by_endpoint && !leads_here && is_named) {
+                    ports.push(ServiceAddress {
+                        service: service.clone(),
+                        port: slot.port.number,
+                    });
+                }
+            }
+        }
+    }
+    ports
 }
 
 /// The name of a span. Peers need not be told: they name their own.

@@ -2,7 +2,7 @@
 
 use outrigger_proto::envoy::{config::route::v3 as api, r#type::matcher::v3 as matcher};
 
-use crate::model::{Match, PathMatch, TextMatch, ValueMatch};
+use crate::model::{Match, PathMatch, TextMatch, ValueMatch, policy::HeaderMatch};
 
 pub(super) fn route_match(one: &Match) -> api::RouteMatch {
     use api::route_match::PathSpecifier;
@@ -79,4 +79,55 @@ fn text(value: &TextMatch) -> matcher::StringMatcher {
         match_pattern: Some(pattern),
         ..Default::default()
     }
+}
+
+/// A policy's condition on a header; without a value it only has to be there.
+pub(super) fn policy_header(on: &HeaderMatch) -> api::HeaderMatcher {
+    let HeaderMatch { name, value, regex } = on;
+    let condition = value
+        .as_ref()
+        .map(|value| TextMatch::Exact(value.as_str().into()))
+        .or_else(|| {
+            regex
+                .as_ref()
+                .map(|pattern| TextMatch::Regex(pattern.as_str().into()))
+        });
+    let name = name.to_ascii_lowercase();
+    match condition {
+        Some(value) => header_match(&ValueMatch {
+            name: name.into(),
+            value,
+        }),
+        None => api::HeaderMatcher {
+            name,
+            header_match_specifier: Some(api::header_matcher::HeaderMatchSpecifier::PresentMatch(
+                true,
+            )),
+            ..Default::default()
+        },
+    }
+}
+
+/// An origin of `CORS`, in which `*` is any part of a host.
+pub(super) fn origin(pattern: &str) -> matcher::StringMatcher {
+    if pattern == "*" {
+        text(&TextMatch::Regex(".*".into()))
+    } else if pattern.contains('*') {
+        let parts: Vec<_> = pattern.split('*').map(escape).collect();
+        text(&TextMatch::Regex(parts.join("[^/]*").into()))
+    } else {
+        text(&TextMatch::Exact(pattern.into()))
+    }
+}
+
+/// `text` as a regular expression that matches it.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if !character.is_ascii_alphanumeric() {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
 }

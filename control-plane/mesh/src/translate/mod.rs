@@ -6,6 +6,7 @@
 
 mod cluster;
 mod endpoint;
+mod filters;
 mod listener;
 mod matcher;
 mod precedence;
@@ -170,7 +171,14 @@ impl Translator {
             for target in routes
                 .iter()
                 .filter_map(|id| self.model.routes().get(id))
-                .flat_map(|route| route.backends.iter().flatten().flatten())
+                .flat_map(|route| {
+                    route
+                        .backends
+                        .iter()
+                        .chain(&route.mirrors)
+                        .flatten()
+                        .flatten()
+                })
             {
                 if let Some(port) = self.ports.get(target) {
                     resources.insert_port(port);
@@ -184,13 +192,14 @@ impl Translator {
         resources
     }
 
-    /// What is only for this proxy: its listeners, and the clusters of its own workload.
+    /// What is only for this proxy: its listeners, and the clusters and routes of its own workload.
     pub fn node(&self, node: &Node) -> Resources {
         let mut resources = Resources::default();
         for listener in listener::listeners(node) {
             let name = listener.name.as_str().into();
             resources.listeners.insert(name, Resource::of(&listener));
         }
+        resources.routes = self.node_routes(node);
         for cluster in node.metadata.inbound.iter().map(cluster::inbound) {
             resources
                 .clusters
@@ -199,12 +208,20 @@ impl Translator {
         resources
     }
 
+    /// The routes of requests that arrive for this proxy's own workload.
+    pub fn node_routes(&self, node: &Node) -> ResourceMap {
+        listener::inbound_route_tables(&self.model, node)
+            .map(|routes| (routes.name.as_str().into(), Resource::of(&routes)))
+            .collect()
+    }
+
     /// Everything that this proxy gets.
     pub fn translate(&self, node: &Node) -> Resources {
         let mut all = self.scope(&node.scope());
         let own = self.node(node);
         all.listeners.extend(own.listeners);
         all.clusters.extend(own.clusters);
+        all.routes.extend(own.routes);
         all
     }
 }

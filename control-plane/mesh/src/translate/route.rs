@@ -3,11 +3,15 @@
 
 use std::time::Duration;
 
-use outrigger_proto::envoy::config::{core::v3 as core, route::v3 as api};
+use outrigger_proto::envoy::{
+    config::{core::v3 as core, route::v3 as api},
+    r#type::v3::{FractionalPercent, fractional_percent},
+};
 
 use super::{
     OUTBOUND_ROUTES,
     cluster::{self, CLUSTER_DOMAIN},
+    filters,
     listener::decorator,
     matcher::route_match,
     precedence::Precedence,
@@ -36,6 +40,13 @@ pub(super) fn outbound(model: &Model, scope: &Scope) -> api::RouteConfiguration 
                 name: format!("{}.{}.{CLUSTER_DOMAIN}:{number}", id.name, id.namespace),
                 domains: domains(service, number, is_default, scope),
                 routes: routes(model, service, slot, scope),
+                typed_per_filter_config: filters::in_order(&filters::of_port(
+                    model,
+                    &ServiceAddress {
+                        service: id.clone(),
+                        port: number,
+                    },
+                )),
                 ..Default::default()
             });
         }
@@ -137,11 +148,18 @@ fn rule_action(
     parent: &ServiceAddress,
 ) -> api::Route {
     let none = HeaderChanges::default();
+    let context = RuleContext {
+        model,
+        parent,
+        rule,
+        backends: resolved.backends.get(index).map_or(&[][..], Vec::as_slice),
+        mirrors: resolved.mirrors.get(index).map_or(&[][..], Vec::as_slice),
+        policy: RequestsPolicy::of(model, parent, Some((&resolved.route().id, rule))),
+        settings: filters::of_rule(model, &resolved.route().id, rule),
+    };
+    let action = context.action();
     // Envoy applies a backend's changes before its rule's, the API after them: where backends have
     // any, the rule's are made part of each backend's.
-    let backends = resolved.backends.get(index).map_or(&[][..], Vec::as_slice);
-    let policy = RequestsPolicy::of(model, parent, Some((&resolved.route().id, rule)));
-    let action = action(model, rule, backends, parent, &policy);
     let in_backends = has_backend_changes(rule) && matches!(action, api::route::Action::Route(_));
     let filters = &rule.filters;
     let (request, response) = if in_backends {
@@ -150,10 +168,19 @@ fn rule_action(
         (&filters.request_headers, &filters.response_headers)
     };
     let (request, response) = (header_changes(request), header_changes(response));
+    let is_split = matches!(
+        &action,
+        api::route::Action::Route(api::RouteAction {
+            cluster_specifier: Some(api::route_action::ClusterSpecifier::WeightedClusters(_)),
+            ..
+        })
+    );
     api::Route {
         name: rule_name(resolved, index, rule),
         action: Some(action),
+        metadata: (is_split && context.policy.is_sticky()).then(wire::monotone),
         decorator: Some(operation(parent)),
+        typed_per_filter_config: filters::in_order(&context.settings),
         request_headers_to_add: request.0,
         request_headers_to_remove: request.1,
         response_headers_to_add: response.0,
@@ -175,60 +202,119 @@ fn rule_name(resolved: &ResolvedRoute, index: usize, rule: &Rule) -> String {
     )
 }
 
-fn action(
-    model: &Model,
-    rule: &Rule,
-    backends: &[Result<ServiceAddress, InvalidBackend>],
-    parent: &ServiceAddress,
-    policy: &RequestsPolicy<'_>,
-) -> api::route::Action {
-    if let Some(redirect) = &rule.filters.redirect {
-        return api::route::Action::Redirect(rewrite::redirect(redirect, parent.port));
-    }
-    // Backends without weight get nothing, so they do not make the rule work either.
-    let weighted: Vec<_> = rule
-        .backends
-        .iter()
-        .zip(backends)
-        .filter(|(backend, _)| backend.weight > 0)
-        .collect();
-    if weighted.iter().all(|(_, resolved)| resolved.is_err()) {
-        return api::route::Action::DirectResponse(no_backend(rule, &weighted));
-    }
-    let reached = weighted
-        .iter()
-        .filter_map(|(_, resolved)| resolved.as_ref().ok());
-    let mut route = api::RouteAction {
-        host_rewrite_specifier: rewrite::host(rule.filters.rewrite.as_ref()),
-        hash_policy: policy.hash_policy(model, reached),
-        ..with_limits(policy, Some(rule))
-    };
-    if weighted.iter().any(|(_, resolved)| resolved.is_err()) {
-        // The invalid share names a cluster that is not there.
-        route.cluster_not_found_response_code =
-            api::route_action::ClusterNotFoundResponseCode::InternalServerError.into();
-    }
-    route.cluster_specifier = Some(match weighted.as_slice() {
-        [(backend, resolved)] if !has_backend_changes(rule) => {
-            api::route_action::ClusterSpecifier::Cluster(cluster_name(backend, resolved))
+/// A rule for one parent, with all that its translation needs.
+struct RuleContext<'a> {
+    model: &'a Model,
+    parent: &'a ServiceAddress,
+    rule: &'a Rule,
+    backends: &'a [Result<ServiceAddress, InvalidBackend>],
+    mirrors: &'a [Result<ServiceAddress, InvalidBackend>],
+    policy: RequestsPolicy<'a>,
+    settings: filters::Settings,
+}
+
+impl RuleContext<'_> {
+    fn action(&self) -> api::route::Action {
+        let rule = self.rule;
+        if let Some(redirect) = &rule.filters.redirect {
+            return api::route::Action::Redirect(rewrite::redirect(redirect, self.parent.port));
         }
-        _ => {
-            let clusters = rule
-                .backends
-                .iter()
-                .zip(backends)
-                .map(|(backend, resolved)| cluster_weight(rule, backend, resolved))
-                .collect();
-            api::route_action::ClusterSpecifier::WeightedClusters(api::WeightedCluster {
-                clusters,
-                random_value_specifier: policy.is_sticky().then(|| {
-                    api::weighted_cluster::RandomValueSpecifier::UseHashPolicy(wire::boolean(true))
-                }),
-                ..Default::default()
+        // Backends without weight get nothing, so they do not make the rule work either.
+        let weighted: Vec<_> = rule
+            .backends
+            .iter()
+            .zip(self.backends)
+            .filter(|(backend, _)| backend.weight > 0)
+            .collect();
+        if weighted.iter().all(|(_, resolved)| resolved.is_err()) {
+            return api::route::Action::DirectResponse(no_backend(rule, &weighted));
+        }
+        let reached = weighted
+            .iter()
+            .filter_map(|(_, resolved)| resolved.as_ref().ok());
+        let mut route = api::RouteAction {
+            host_rewrite_specifier: rewrite::host(rule.filters.rewrite.as_ref()),
+            hash_policy: self.policy.hash_policy(self.model, reached),
+            request_mirror_policies: self.mirror_policies(),
+            ..with_limits(&self.policy, Some(rule))
+        };
+        if weighted.iter().any(|(_, resolved)| resolved.is_err()) {
+            // The invalid share names a cluster that is not there.
+            route.cluster_not_found_response_code =
+                api::route_action::ClusterNotFoundResponseCode::InternalServerError.into();
+        }
+        route.cluster_specifier = Some(match weighted.as_slice() {
+            [(backend, resolved)]
+                if !has_backend_changes(rule) && self.settings_of(resolved).is_empty() =>
+            {
+                api::route_action::ClusterSpecifier::Cluster(cluster_name(backend, resolved))
+            }
+            _ => {
+                let clusters = rule
+                    .backends
+                    .iter()
+                    .zip(self.backends)
+                    .map(|(backend, resolved)| api::weighted_cluster::ClusterWeight {
+                        typed_per_filter_config: filters::in_order(&self.settings_of(resolved)),
+                        ..cluster_weight(rule, backend, resolved)
+                    })
+                    .collect();
+                api::route_action::ClusterSpecifier::WeightedClusters(api::WeightedCluster {
+                    clusters,
+                    random_value_specifier: self.policy.is_sticky().then(|| {
+                        api::weighted_cluster::RandomValueSpecifier::UseHashPolicy(wire::boolean(
+                            true,
+                        ))
+                    }),
+                    ..Default::default()
+                })
+            }
+        });
+        api::route::Action::Route(route)
+    }
+
+    /// What policies of a backend's Service say, except where those of the route are closer. The
+    /// parent's own are on its virtual host.
+    fn settings_of(&self, backend: &Result<ServiceAddress, InvalidBackend>) -> filters::Settings {
+        match backend {
+            Ok(address) if address != self.parent => {
+                let mut settings = filters::of_port(self.model, address);
+                settings.retain(|name, _| !self.settings.contains_key(name));
+                settings
+            }
+            _ => filters::Settings::new(),
+        }
+    }
+
+    /// Mirrors that lead nowhere are left out: nobody waits for them.
+    fn mirror_policies(&self) -> Vec<api::route_action::RequestMirrorPolicy> {
+        let mirrors = self.rule.filters.mirrors.iter().zip(self.mirrors);
+        mirrors
+            .filter_map(|(mirror, resolved)| {
+                let address = resolved.as_ref().ok()?;
+                Some(api::route_action::RequestMirrorPolicy {
+                    cluster: cluster::outbound_name(address),
+                    runtime_fraction: mirror_fraction(mirror.fraction),
+                    ..Default::default()
+                })
             })
-        }
-    });
-    api::route::Action::Route(route)
+            .collect()
+    }
+}
+
+/// None is all requests.
+fn mirror_fraction((numerator, denominator): (u32, u32)) -> Option<core::RuntimeFractionalPercent> {
+    if numerator == denominator {
+        return None;
+    }
+    let millionths = u64::from(numerator) * 1_000_000 / u64::from(denominator.max(1));
+    Some(core::RuntimeFractionalPercent {
+        default_value: Some(FractionalPercent {
+            numerator: u32::try_from(millionths).unwrap_or(1_000_000),
+            denominator: fractional_percent::DenominatorType::Million.into(),
+        }),
+        ..Default::default()
+    })
 }
 
 /// Time limits and retries. Where there is only one try, its limit is one of the request.

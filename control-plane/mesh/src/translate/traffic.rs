@@ -26,6 +26,7 @@ use outrigger_proto::{
         r#type::v3::Percent,
     },
     google::protobuf::{Any, UInt64Value},
+    outrigger::extensions::load_balancing_policies::peak_ewma::v1alpha1::PeakEwma,
 };
 
 use super::wire;
@@ -43,6 +44,8 @@ use crate::{
 
 /// Within one data centre a connection that takes longer is better tried elsewhere.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Our own load balancer.
+const PEAK_EWMA: &str = "outrigger.load_balancing_policies.peak_ewma";
 /// Retries among 100 requests in progress, unless a policy says otherwise.
 const BUDGET_PERCENT: f64 = 20.0;
 /// So many retries at once are always allowed, unless a policy says otherwise.
@@ -111,6 +114,9 @@ impl HostsPolicy {
         cluster.outlier_detection = outlier_detection.as_ref().map(self::outlier_detection);
         match load_balancer {
             Some(balancer) => cluster.load_balancing_policy = Some(policy_list(balancer)),
+            None if wire::MESH_DEFAULTS => {
+                cluster.load_balancing_policy = Some(policy_list(&LoadBalancer::default()));
+            }
             None => cluster.lb_policy = api::cluster::LbPolicy::LeastRequest.into(),
         }
     }
@@ -286,42 +292,62 @@ fn thousandths(value: f64) -> outrigger_proto::google::protobuf::UInt32Value {
     wire::number(factor)
 }
 
+/// A list, of which a proxy takes the first that it knows: Envoy does not know peak-EWMA, and gRPC
+/// not even the next one.
 fn policy_list(balancer: &LoadBalancer) -> LoadBalancingPolicy {
     let LoadBalancer {
         kind,
         choices,
-        decay: _,
+        decay,
         consistent_hash,
         slow_start,
     } = balancer;
     let slow_start = slow_start.as_ref().map(self::slow_start);
     let hash = consistent_hash.clone().unwrap_or_default();
-    let (name, config) = match kind {
-        LoadBalancerType::PeakEwma | LoadBalancerType::LeastRequest => (
+    let least_request = || {
+        envoys(
             "least_request",
             wire::any(&LeastRequest {
                 choice_count: choices.map(wire::number),
-                slow_start_config: slow_start,
+                slow_start_config: slow_start.clone(),
                 ..Default::default()
             }),
-        ),
-        LoadBalancerType::RoundRobin => (
+        )
+    };
+    let round_robin = || {
+        envoys(
             "round_robin",
             wire::any(&RoundRobin {
-                slow_start_config: slow_start,
+                slow_start_config: slow_start.clone(),
                 ..Default::default()
             }),
-        ),
-        LoadBalancerType::Random => ("random", wire::any(&Random::default())),
-        LoadBalancerType::RingHash => ("ring_hash", wire::any(&ring_hash(&hash))),
-        LoadBalancerType::Maglev => ("maglev", wire::any(&maglev(&hash))),
+        )
     };
-    LoadBalancingPolicy {
-        policies: vec![policy(
-            format!("envoy.load_balancing_policies.{name}"),
-            config,
-        )],
-    }
+    let policies = match kind {
+        LoadBalancerType::PeakEwma => {
+            let config = PeakEwma {
+                decay_time: decay.map(|decay| wire::duration(decay.0)),
+                choice_count: choices.map(wire::number),
+                slow_start_config: slow_start.clone(),
+                ..Default::default()
+            };
+            vec![
+                policy(PEAK_EWMA.to_owned(), wire::any(&config)),
+                least_request(),
+                round_robin(),
+            ]
+        }
+        LoadBalancerType::LeastRequest => vec![least_request(), round_robin()],
+        LoadBalancerType::RoundRobin => vec![round_robin()],
+        LoadBalancerType::Random => vec![envoys("random", wire::any(&Random::default()))],
+        LoadBalancerType::RingHash => vec![envoys("ring_hash", wire::any(&ring_hash(&hash)))],
+        LoadBalancerType::Maglev => vec![envoys("maglev", wire::any(&maglev(&hash)))],
+    };
+    LoadBalancingPolicy { policies }
+}
+
+fn envoys(name: &str, config: Any) -> load_balancing_policy::Policy {
+    policy(format!("envoy.load_balancing_policies.{name}"), config)
 }
 
 fn policy(name: String, config: Any) -> load_balancing_policy::Policy {

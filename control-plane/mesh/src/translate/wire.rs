@@ -59,11 +59,20 @@ pub(super) fn ads() -> core::ConfigSource {
 
 /// Names the object of the mesh that something is made of, as our proxy's reasons tell it.
 pub(super) fn origin(object: &str) -> core::Metadata {
+    own_metadata("origin", object)
+}
+
+/// Asks our proxy to move users only towards a backend whose weight grows. Envoy has no such rule.
+pub(super) fn monotone() -> core::Metadata {
+    own_metadata("sticky", "monotone")
+}
+
+fn own_metadata(key: &str, text: &str) -> core::Metadata {
     let value = protobuf::Value {
-        kind: Some(protobuf::value::Kind::StringValue(object.to_owned())),
+        kind: Some(protobuf::value::Kind::StringValue(text.to_owned())),
     };
     let fields = protobuf::Struct {
-        fields: [("origin".to_owned(), value)].into(),
+        fields: [(key.to_owned(), value)].into(),
     };
     core::Metadata {
         filter_metadata: [("outrigger.dev".to_owned(), fields)].into(),

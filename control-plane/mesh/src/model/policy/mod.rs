@@ -9,7 +9,7 @@ mod rate_limit;
 mod traffic;
 mod values;
 
-use k8s_openapi::jiff::Timestamp;
+pub use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 pub use bulkhead::{BulkheadSpec, PerCaller, PriorityLanes};

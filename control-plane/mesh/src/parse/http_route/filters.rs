@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use gateway_api::experimental::httproutes as api;
 
-use super::{Checks, is_token, read_port};
-use crate::model::{Filters, HeaderChanges, PathChange, Redirect, Rewrite};
+use super::{Checks, cors, is_token, mirror, read_port};
+use crate::model::{Filters, HeaderChanges, NamespacedName, PathChange, Redirect, Rewrite};
 use crate::parse::metadata::is_subdomain;
 
 /// The API generates the same header modifier as four unrelated types.
@@ -102,6 +102,7 @@ macro_rules! union_of {
 /// Reads `spec.rules[i].filters`.
 pub(super) fn read_rule(
     filters: Vec<api::HttpRouteRulesFilters>,
+    route: &NamespacedName,
     rule: &str,
     checks: &mut Checks,
 ) -> Filters {
@@ -112,11 +113,11 @@ pub(super) fn read_rule(
         let path = format!("{rule}.filters[{index}]");
         let (name, set) = union_of!(filter, Type);
         let api::HttpRouteRulesFilters {
-            cors: _,
+            cors,
             extension_ref: _,
             external_auth: _,
             request_header_modifier,
-            request_mirror: _,
+            request_mirror,
             request_redirect,
             response_header_modifier,
             r#type,
@@ -153,7 +154,15 @@ pub(super) fn read_rule(
                 read.rewrite =
                     url_rewrite.map(|r| read_rewrite(r, &format!("{path}.urlRewrite"), checks));
             }
-            Type::RequestMirror | Type::ExtensionRef | Type::Cors | Type::ExternalAuth => {
+            Type::RequestMirror => {
+                let path = format!("{path}.requestMirror");
+                read.mirrors
+                    .extend(request_mirror.map(|m| mirror::read(m, index, route, &path, checks)));
+            }
+            Type::Cors => {
+                read.cors = cors.map(|cors| cors::read(cors, &format!("{path}.cors"), checks));
+            }
+            Type::ExtensionRef | Type::ExternalAuth => {
                 checks.unsupported(format!("{path}.type"), format!("{name} is not implemented"));
             }
         }

@@ -4,8 +4,10 @@
 //! file means the same here and on Kubernetes. Fields of the API that this mesh does not implement
 //! are noted in [`HttpRoute::unsupported`].
 
+mod cors;
 mod filters;
 mod matches;
+mod mirror;
 mod rule;
 
 use std::sync::Arc;

@@ -31,7 +31,7 @@ pub(super) fn read(
         );
     }
     let matches = matches::read(matches.unwrap_or_default(), path, checks);
-    let filters = filters::read_rule(filters.unwrap_or_default(), path, checks);
+    let filters = filters::read_rule(filters.unwrap_or_default(), route, path, checks);
     let backend_refs = backend_refs.unwrap_or_default();
     check_combinations(&filters, &matches, !backend_refs.is_empty(), path, checks);
     if backend_refs.len() > 16 {
@@ -76,7 +76,13 @@ fn check_combinations(
         rewrite,
         request_headers: _,
         response_headers: _,
+        mirrors,
+        cors: _,
     } = filters;
+    if redirect.is_some() && !mirrors.is_empty() {
+        let message = "RequestRedirect and RequestMirror cannot be used together";
+        checks.error(format!("{path}.filters"), message);
+    }
     if redirect.is_some() && rewrite.is_some() {
         let message = "RequestRedirect and URLRewrite cannot be used together";
         checks.error(format!("{path}.filters"), message);
