@@ -220,7 +220,7 @@ fn bulkhead(policy: &Policy<BulkheadSpec>) -> Any {
         }
     };
     let message = own::Bulkhead {
-        stat_prefix: stat_prefix(&policy.id),
+        stat_prefix: format!("{}.{}", policy.id.namespace, policy.id.name),
         origin: policy.reference().to_string(),
         max_concurrent: *max_concurrent,
         max_queued: *max_queued,
@@ -240,11 +240,6 @@ fn bulkhead(policy: &Policy<BulkheadSpec>) -> Any {
         is_optional: true,
         disabled: false,
     })
-}
-
-/// `shop.reviews`.
-fn stat_prefix(policy: &NamespacedName) -> String {
-    format!("{}.{}", policy.namespace, policy.name)
 }
 
 fn rate_limit(policy: &Policy<RateLimitSpec>) -> Any {
@@ -283,7 +278,8 @@ fn rate_limit(policy: &Policy<RateLimitSpec>) -> Any {
         })
     };
     wire::any(&LocalRateLimit {
-        stat_prefix: stat_prefix(&policy.id),
+        // Our proxy's reasons show it.
+        stat_prefix: policy.reference().to_string(),
         status: status.map(|status| HttpStatus {
             code: i32::from(status),
         }),
