@@ -21,7 +21,9 @@ const BULKHEAD: &str =
     "type.googleapis.com/outrigger.extensions.filters.http.bulkhead.v1alpha1.Bulkhead";
 
 fn errors(value: Value) -> Vec<String> {
-    let errors = message_from_value::<Bulkhead>(value).unwrap_err();
+    let Err(errors) = message_from_value::<Bulkhead>(value) else {
+        panic!("it is accepted");
+    };
     errors.iter().map(ToString::to_string).collect()
 }
 

@@ -245,6 +245,102 @@ fn routes_have_their_own_or_none_and_a_cluster_narrows_it() {
     });
 }
 
+#[test]
+fn a_filter_that_is_off_serves_routes_that_bring_their_own() {
+    let own = json!({
+        "@type": format!("{PACKAGE}.BulkheadPerRoute"),
+        "bulkhead": {"stat_prefix": "own", "max_concurrent": 1}
+    });
+    let mut filter = bulkhead(1, 0, "");
+    filter["disabled"] = true.into();
+    check(filter, json!({"own": own}), async |proxy, upstream| {
+        let main = proxy.listener("main").await?;
+        let to = |path: &str, delay: u64| {
+            let mut request = slow(delay);
+            request.path = path.to_owned();
+            request.send_h1(main)
+        };
+        let held = [tokio::spawn(to("/", 800)), tokio::spawn(to("/own", 800))];
+        pending(upstream, 2).await?;
+        served(&to("/", 0).await?)?;
+        ensure!(
+            to("/own", 0).await?.status == 503,
+            "the route's own is full"
+        );
+        let shown = proxy.admin_get("/bulkheads?format=json").await?;
+        let shown: Value = serde_json::from_slice(&shown.body)?;
+        let names: Vec<_> = shown["bulkheads"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .collect();
+        ensure!(names.len() == 1 && names[0]["name"] == "own", "{shown}");
+        for held in held {
+            served(&held.await??)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn places_in_use_outlive_a_change_of_the_configuration() {
+    let run = async {
+        let upstream = Upstream::start("a").await?;
+        let folder = tempfile::tempdir()?;
+        let listeners = folder.path().join("listeners.json");
+        let log = folder.path().join("access.log").display().to_string();
+        let whole = |max: u32| -> Result<Value> {
+            let filter = bulkhead(max, 1, "10s");
+            Ok(serde_json::from_str(&config(
+                &upstream,
+                &filter,
+                &json!({}),
+                &log,
+            ))?)
+        };
+        let write = |max: u32| -> Result<()> {
+            let mut listener = whole(max)?["static_resources"]["listeners"][0].take();
+            listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+            let beside = folder.path().join("next");
+            std::fs::write(&beside, json!({"resources": [listener]}).to_string())?;
+            Ok(std::fs::rename(beside, &listeners)?)
+        };
+        write(1)?;
+        let mut bootstrap = whole(1)?;
+        bootstrap["static_resources"]["listeners"] = json!([]);
+        bootstrap["dynamic_resources"] = json!({"lds_config": {
+            "resource_api_version": "V3",
+            "path_config_source": {"path": listeners},
+        }});
+        let proxy = Proxy::start(Kind::Outrigger, &bootstrap.to_string()).await?;
+        let main = proxy.listener("main").await?;
+        let held = tokio::spawn(slow(1700).send_h1(main));
+        pending(&upstream, 1).await?;
+        let waits = tokio::spawn(slow(0).send_h1(main));
+        stat(&proxy, "bulkhead.reviews.queued", 1).await?;
+        // (The listener of before drains for 2 s.) One more place: who waits under the configuration before goes on.
+        write(2)?;
+        served(&waits.await??)?;
+        ensure!(!held.is_finished(), "the place was given back too early");
+        let shown = bulkheads(&proxy).await?;
+        ensure!(
+            shown["max_concurrent"] == 2 && shown["in_use"] == 1,
+            "{shown}"
+        );
+        // Under the limit of before, what is in use counts for new requests too.
+        write(1)?;
+        stat(&proxy, "bulkhead.reviews.limit", 1).await?;
+        let main = proxy.listener("main").await?;
+        let late = tokio::spawn(slow(0).send_h1(main));
+        stat(&proxy, "bulkhead.reviews.queued", 1).await?;
+        served(&held.await??)?;
+        served(&late.await??)
+    };
+    if let Err(error) = block_on(run) {
+        panic!("{error:#}");
+    }
+}
+
 /// Requests that end in every way there is, many at once: nothing of what they held stays behind.
 #[test]
 fn nothing_leaks_however_requests_end() {
@@ -414,6 +510,12 @@ fn config(upstream: &Upstream, filter: &Value, routes: &Value, log: &str) -> Str
             },
         })
     };
+    let mut filter = filter.clone();
+    let disabled = filter["disabled"].take();
+    if let Some(fields) = filter.as_object_mut() {
+        fields.remove("disabled");
+    }
+    let disabled = disabled == json!(true);
     let mut table: Vec<Value> = routes
         .as_object()
         .into_iter()
@@ -455,7 +557,7 @@ fn config(upstream: &Upstream, filter: &Value, routes: &Value, log: &str) -> Str
                             {"name": "all", "domains": ["*"], "routes": table},
                         ]},
                         "http_filters": [
-                            {"name": "bulkhead", "typed_config": filter},
+                            {"name": "bulkhead", "disabled": disabled, "typed_config": filter},
                             {
                                 "name": "envoy.filters.http.router",
                                 "typed_config": {"@type": format!("{FILTERS}.http.router.v3.Router")},

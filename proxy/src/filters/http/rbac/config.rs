@@ -183,6 +183,10 @@ pub(super) fn config(cx: &Cx<'_>, proto: Proto) -> Option<Config> {
 
 fn rules(cx: &Cx<'_>, proto: RulesProto) -> Option<Rules> {
     cx.converts::<RulesProto>();
+    cx.partly::<RulesProto>(
+        "action",
+        "LOG allows; the dynamic metadata that Envoy sets for it would have no reader",
+    );
     let RulesProto {
         action,
         policies,
