@@ -1,9 +1,7 @@
-//! Any text as a file of mesh objects: objects or findings, never a panic.
+//! Any text as a file of mesh objects.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| {
-    drop(outrigger_mesh::parse::parse_file("fuzz.yaml", text));
-});
+fuzz_target!(|text: &str| outrigger_fuzz::mesh_files(text));
