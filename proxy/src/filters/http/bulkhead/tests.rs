@@ -510,64 +510,75 @@ proptest! {
     }
 }
 
-/// Four threads, as workers are: never more than the limit, and everybody who waits goes on.
+/// How many run at once, and how many did at most.
+#[derive(Default)]
+struct Peak {
+    now: AtomicU32,
+    most: AtomicU32,
+}
+
+impl Peak {
+    fn begin(&self) {
+        let now = self.now.fetch_add(1, SeqCst) + 1;
+        self.most.fetch_max(now, SeqCst);
+    }
+
+    fn end(&self) {
+        self.now.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Four threads, as workers are: never more than the limits, and everybody who waits goes on.
 #[test]
 fn workers_share_places_without_a_lost_wake_up() {
     const MAX: u32 = 3;
+    const OWN_MAX: u32 = 2;
+    const NAMES: [&str; 3] = ["a", "b", "c"];
     let bulkhead = bulkhead(Limits {
         queue_timeout: Duration::from_secs(60),
-        max_concurrent_per_caller: Some(2),
+        max_concurrent_per_caller: Some(OWN_MAX),
         ..limits(MAX, 1000)
     });
-    let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let threads: Vec<_> = (0..4_usize)
-        .map(|thread| {
-            let (bulkhead, running, most) = (
-                Arc::clone(&bulkhead),
-                Arc::clone(&running),
-                Arc::clone(&most),
-            );
-            std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
+    let all = Arc::new(Peak::default());
+    let own: Arc<[Peak; 3]> = Arc::default();
+    let request = async |index: usize, round: usize| {
+        let permit = match bulkhead.enter(caller(NAMES[index]), 0) {
+            Entry::Admitted(permit) => permit,
+            // Some go away at once.
+            Entry::Waits(_) if round % 7 == 3 => return,
+            Entry::Waits(waiting) => wait(waiting).await.unwrap(),
+            Entry::Refused => panic!("there is room for all"),
+        };
+        all.begin();
+        own[index].begin();
+        tokio::task::yield_now().await;
+        own[index].end();
+        all.end();
+        drop(permit);
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let request = &request;
+            scope.spawn(move || {
+                let tasks = (0..4).map(|task| async move {
+                    for round in 0..400 {
+                        request((thread + task) % 3, round).await;
+                    }
+                });
+                tokio::runtime::Builder::new_current_thread()
                     .enable_time()
                     .build()
-                    .unwrap();
-                let tasks = tokio::task::LocalSet::new();
-                for task in 0..4_usize {
-                    let (bulkhead, running, most) = (
-                        Arc::clone(&bulkhead),
-                        Arc::clone(&running),
-                        Arc::clone(&most),
-                    );
-                    tasks.spawn_local(async move {
-                        let name = ["a", "b", "c"][(thread + task) % 3];
-                        for round in 0..400 {
-                            let permit = match bulkhead.enter(caller(name), 0) {
-                                Entry::Admitted(permit) => permit,
-                                Entry::Waits(waiting) if round % 7 == 3 => {
-                                    drop(waiting);
-                                    continue;
-                                }
-                                Entry::Waits(waiting) => wait(waiting).await.unwrap(),
-                                Entry::Refused => panic!("there is room for all"),
-                            };
-                            most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
-                            tokio::task::yield_now().await;
-                            running.fetch_sub(1, SeqCst);
-                            drop(permit);
-                        }
-                    });
-                }
-                runtime.block_on(tasks);
-            })
-        })
-        .collect();
-    threads
-        .into_iter()
-        .for_each(|thread| thread.join().unwrap());
+                    .unwrap()
+                    .block_on(futures_util::future::join_all(tasks));
+            });
+        }
+    });
     assert_eq!(bulkhead.counts(), (0, 0));
     assert!(bulkhead.report(9).top_callers.is_empty());
-    assert!((1..=MAX).contains(&most.load(SeqCst)));
+    assert!((1..=MAX).contains(&all.most.load(SeqCst)));
+    for peak in own.iter() {
+        assert!((1..=OWN_MAX).contains(&peak.most.load(SeqCst)));
+    }
 }
 
 #[test]
