@@ -396,6 +396,24 @@ fn verbose_spans_tell_the_moments_of_their_stream() {
 }
 
 #[test]
+fn a_copy_has_a_span_below_its_streams() {
+    let mut info = testing::stream_info();
+    let mut headers = HeaderMap::new();
+    let tracer = tracer(config(), TrafficDirection::Inbound);
+    assert!(tracer.mirror(&info, &mut headers, Some(true)).is_none());
+    tracer.start(&mut headers, &mut info);
+    let own = info.trace.clone().unwrap();
+    for sampled in [None, Some(true), Some(false)] {
+        let copy = tracer.mirror(&info, &mut headers, sampled).unwrap();
+        assert_eq!(copy.trace_id, own.trace_id);
+        assert_eq!(copy.parent_id, Some(own.span_id));
+        assert_eq!(copy.sampled, sampled.unwrap_or(own.sampled));
+        let id = format!("{:016x}", copy.span_id);
+        assert!(value(&headers, "traceparent").contains(&id));
+    }
+}
+
+#[test]
 fn a_routes_tags_are_read_when_the_span_starts() {
     let tag = CustomTag {
         tag: "tenant".into(),
