@@ -137,7 +137,7 @@ fn a_live_body_that_ends_early_takes_its_copy_along() {
 const CLUSTERS: [&str; 5] = ["live", "answers", "resets", "silent", "gone"];
 
 /// Routes whose requests are mirrored to each kind of cluster, over both protocols.
-fn bootstrap(ports: &[u16]) -> String {
+fn bootstrap(ports: &[u16], limit: u32, timeout: &str) -> String {
     let clusters: String = CLUSTERS
         .iter()
         .zip(ports)
@@ -155,7 +155,7 @@ static_resources:
   listeners:
   - name: l
     address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    per_connection_buffer_limit_bytes: 65536
+    per_connection_buffer_limit_bytes: {limit}
     filter_chains:
     - filters:
       - name: hcm
@@ -168,7 +168,7 @@ static_resources:
               domains: ["*"]
               request_mirror_policies: [{{cluster: answers}}, {{cluster: resets}}, {{cluster: silent}}, {{cluster: gone}}]
               routes:
-              - {{match: {{prefix: /}}, route: {{cluster: live, timeout: 3s}}}}
+              - {{match: {{prefix: /}}, route: {{cluster: live, timeout: {timeout}}}}}
           http_filters:
           - name: router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
@@ -221,7 +221,7 @@ async fn nothing_leaks() {
             kept.push(connection);
         }
     });
-    let worker = TestWorker::start(&bootstrap(&ports));
+    let worker = TestWorker::start(&bootstrap(&ports, 65536, "3s"));
     let address = worker.address();
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..24_u32 {
@@ -231,7 +231,7 @@ async fn nothing_leaks() {
                 0 => Vec::new(),
                 1 => vec![b'x'; 100],
                 // More than sockets and queues hold.
-                _ => vec![b'x'; 4 << 20],
+                _ => vec![b'x'; 16 << 20],
             };
             let head = format!(
                 "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
@@ -284,4 +284,42 @@ async fn nothing_leaks() {
     assert!(count("silent", "upstream_rq_timeout") > 0);
     assert!(count("gone", "upstream_cx_connect_fail") > 0);
     kept.abort();
+}
+
+/// A cluster that takes connections and reads nothing has a copy no longer than the request's time, even
+/// if the whole body can wait for it.
+#[tokio::test]
+async fn a_copy_that_nobody_reads_ends_with_its_time() {
+    let listen = || TcpListener::bind("127.0.0.1:0");
+    let (live, silent) = tokio::join!(listen(), listen());
+    let (live, silent) = (live.unwrap(), silent.unwrap());
+    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+    let (good, bad) = (port(&live), port(&silent));
+    tokio::spawn(answer(live));
+    let ports = [good, good, good, bad, good];
+    let worker = TestWorker::start(&bootstrap(&ports, 64 << 20, "1s"));
+    let mut stream = TcpStream::connect(worker.address()).await.unwrap();
+    let body = vec![b'x'; 12 << 20];
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.unwrap();
+    let mut reply = vec![0; 12];
+    stream.read_exact(&mut reply).await.unwrap();
+    let scope = worker.registry.scope("cluster.silent");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while scope.counter("upstream_rq_timeout").value() == 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(scope.counter("upstream_rq_timeout").value(), 1);
+    let abandoned = worker.registry.scope("cluster.live");
+    assert_eq!(abandoned.counter("retry_or_shadow_abandoned").value(), 0);
+    let active = scope.gauge("upstream_rq_active");
+    while active.value() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(active.value(), 0);
+    drop(silent);
 }
