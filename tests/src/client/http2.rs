@@ -45,7 +45,7 @@ impl Http2 {
                 Ok(mut sender) => sender.send_request(head, ended),
                 Err(error) => Err(error),
             };
-            let (reply, stream) = match sent {
+            let (mut reply, stream) = match sent {
                 Ok(sent) => sent,
                 Err(error) => return failed(&error),
             };
@@ -56,10 +56,15 @@ impl Http2 {
                 }
             };
             let download = async {
-                match reply.await {
+                let mut interim = Vec::new();
+                while let Some(Ok(head)) = poll_fn(|cx| reply.poll_informational(cx)).await {
+                    interim.push(head.status().as_u16());
+                }
+                let reply = match reply.await {
                     Ok(reply) => read(reply).await,
                     Err(error) => failed(&error),
-                }
+                };
+                Response { interim, ..reply }
             };
             tokio::join!(upload, download).1
         };
