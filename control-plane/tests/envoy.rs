@@ -5,10 +5,11 @@
 mod kit;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Mutex,
 };
 
 use axum::{
@@ -65,12 +66,17 @@ async fn workload(name: &'static str) -> SocketAddr {
     address
 }
 
+/// A port that no other test of this program is given: Envoy shares ports with whoever else asks
+/// for them.
 async fn free_port() -> SocketAddr {
-    tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address.port()) {
+            return address;
+        }
+    }
 }
 
 fn mesh(v1: SocketAddr, v2: SocketAddr, weights: (u32, u32)) -> String {
@@ -365,4 +371,178 @@ async fn envoy_routes_as_the_gateway_api_says_in_state_of_the_world() {
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_routes_as_the_gateway_api_says_in_delta() {
     envoy_routes_as_the_gateway_api_says(true).await;
+}
+
+/// Everything that policies can say, on the mesh of the other tests.
+const POLICIES: &str = r#"
+apiVersion: outrigger.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: v1, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: v1}]
+  connection:
+    maxConnections: 100
+    maxConnectionsPerHost: 50
+    connectTimeout: 1s
+    idleTimeout: 5m
+    maxRequestsPerConnection: 1000
+    tcpKeepalive: {probes: 3, time: 60s, interval: 10s}
+  circuitBreaker: {maxPendingRequests: 50, maxRequests: 200, maxConnectionPools: 40}
+  outlierDetection:
+    consecutive5xx: 50
+    consecutiveGatewayFailures: 50
+    splitLocalOriginErrors: true
+    consecutiveLocalOriginFailures: 50
+    successRate: {standardDeviations: 1.9}
+    failurePercentage: {threshold: 99}
+    maxEjectionTimeJitter: 1s
+  loadBalancer: {type: peakEwma, decay: 5s, choices: 3, slowStart: {window: 30s, aggression: 2, minWeight: 5}}
+  retries: {attempts: 3, on: [5xx, reset, "429"], backoff: {base: 5ms, honorRetryAfter: true}, budget: {percent: 30, interval: 10s}}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: v2, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: v2}]
+  loadBalancer: {type: maglev, consistentHash: {on: [{header: x-user}], tableSize: 257, balanceFactor: 150}}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: reviews, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: reviews}]
+  timeouts: {request: 5s, idle: 60s, maxStreamDuration: 1h}
+  stickiness: {on: [{header: x-user, terminal: true}, {cookie: {name: user, ttl: 1h, path: /}}, {queryParameter: user}]}
+  loadBalancer: {type: ringHash, consistentHash: {on: [{sourceIp: true}], minimumRingSize: 128}}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: Bulkhead
+metadata: {name: reviews, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: reviews}, {group: "", kind: Service, name: v1}]
+  side: both
+  maxConcurrent: 100
+  maxQueued: 5
+  perCaller: {header: x-caller, maxConcurrent: 10}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: few, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: more, sectionName: few}]
+  requests: 2
+  per: 1h
+  response: {status: 503, headers: [{name: x-why, value: "100% used"}], rateLimitHeaders: true}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: FaultPolicy
+metadata: {name: broken, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: more, sectionName: broken}]
+  ttl: 1h
+  abort: {httpStatus: 418, percent: 100}
+  headers: [{name: x-test, regex: "b.*"}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: more, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: reviews}]
+  rules:
+  - name: few
+    matches: [{path: {value: /few}}]
+    backendRefs: [{name: v1, port: 80}]
+  - name: broken
+    matches: [{path: {value: /broken}}]
+    backendRefs: [{name: v1, port: 80}]
+  - name: shared
+    matches: [{path: {value: /shared}}]
+    filters:
+    - {type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}, percent: 50}}
+    - {type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}}}
+    - type: CORS
+      cors: {allowOrigins: ["https://*.example.com"], allowMethods: [GET], maxAge: 60}
+    retry: {codes: [503], attempts: 2, backoff: 5ms}
+    backendRefs: [{name: v1, port: 80}]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_takes_every_policy() {
+    let Some(binary) = envoy_binary() else {
+        println!("skipped: no Envoy under target/venv");
+        return;
+    };
+    let (v1, v2, app) = (
+        workload("v1").await,
+        workload("v2").await,
+        workload("app").await,
+    );
+    let mesh = mesh(v1, v2, (50, 50));
+    let kit = Kit::start(&[("mesh.yaml", &mesh), ("policies.yaml", POLICIES)]).await;
+    let sidecars = start_envoy(&kit, &binary, app, true).await;
+    let status = kit
+        .api_until("/api/v1/status", |status| {
+            let types = status["proxies"][0]["types"].as_array().map_or(0, Vec::len);
+            status["totals"]["nacks"] != 0 || (status["in_sync"] == 1 && types == 4)
+        })
+        .await;
+    assert_eq!(status["totals"]["nacks"], 0, "{status:#}");
+    assert_eq!(status["findings"], serde_json::json!([]), "{status:#}");
+    let outbound = sidecars.outbound;
+
+    // Sticky: the same user always gets the same version, and not everybody the same.
+    let version_of = async |user: usize| {
+        let (_, _, body) = ask(&kit, outbound, "/split", &format!("x-user: {user}\r\n")).await;
+        body.split(' ').next().unwrap().to_owned()
+    };
+    let mut versions = BTreeSet::new();
+    for user in 0..20 {
+        let version = version_of(user).await;
+        assert_eq!(version, version_of(user).await);
+        versions.insert(version);
+    }
+    assert_eq!(versions.len(), 2, "{versions:?}");
+
+    for expected in [200, 200, 503] {
+        let (status, head, _) = ask(&kit, outbound, "/few", "").await;
+        assert_eq!(status, expected, "{head}");
+        assert_eq!(head.contains("x-why: 100% used"), expected == 503, "{head}");
+    }
+    let (status, _, _) = ask(&kit, outbound, "/broken", "x-test: b1\r\n").await;
+    assert_eq!(status, 418);
+    let (status, _, _) = ask(&kit, outbound, "/broken", "").await;
+    assert_eq!(status, 200);
+    for (origin, allowed) in [
+        ("https://a.example.com", true),
+        ("https://example.org", false),
+    ] {
+        let (_, head, _) = ask(&kit, outbound, "/shared", &format!("origin: {origin}\r\n")).await;
+        let header = format!("access-control-allow-origin: {origin}");
+        assert_eq!(head.contains(&header), allowed, "{head}");
+    }
+    let (status, _, _) = ask(&kit, sidecars.inbound, "/in", "").await;
+    assert_eq!(status, 200);
+
+    // What Envoy does not do is told.
+    let objects = kit.api("/api/v1/objects").await;
+    let told = |name: &str| {
+        let objects = objects["objects"].as_array().unwrap();
+        let object = objects.iter().find(|o| o["object"] == name).unwrap();
+        let conditions = object["parents"][0]["conditions"].as_array().unwrap();
+        let programmed = conditions
+            .iter()
+            .find(|c| c["type"] == "Programmed")
+            .unwrap();
+        programmed["message"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        told("Bulkhead/shop/reviews"),
+        "1 of 1 proxies, 1 of them Envoy, which has no bulkheads and leaves it out"
+    );
+    assert_eq!(
+        told("TrafficPolicy/shop/v1"),
+        "1 of 1 proxies, 1 of them Envoy, which balances by least request in place of peakEwma"
+    );
+    assert_eq!(told("RateLimitPolicy/shop/few"), "1 of 1 proxies");
+    kit.stop().await;
 }

@@ -156,21 +156,37 @@ fn objects(objects: &Value) -> String {
                     .map(|condition| text(&condition["status"]))
                     .unwrap_or_default()
             };
-            let why: Vec<_> = list(&parent["conditions"])
+            let mut why: Vec<_> = list(&parent["conditions"])
                 .filter(|condition| condition["status"] != "True")
                 .map(|c| format!("{}: {}", text(&c["reason"]), text(&c["message"])))
                 .collect();
+            why.extend(note(parent));
+            let counts = list(&parent["conditions"])
+                .find(|condition| {
+                    condition["type"] == "Programmed" && condition["status"] == "True"
+                })
+                .map(|condition| format!(", {}", text(&condition["message"])))
+                .unwrap_or_default();
             table.add_row([
                 text(&object["object"]),
                 text(&parent["parent"]),
                 status("Accepted"),
                 status("ResolvedRefs"),
-                status("Programmed"),
+                status("Programmed") + &counts,
                 why.join("; "),
             ]);
         }
     }
     table.to_string()
+}
+
+/// What is to be known of an attachment that is in force, such as until when.
+fn note(parent: &Value) -> Option<String> {
+    let accepted = list(&parent["conditions"])
+        .find(|condition| condition["type"] == "Accepted" && condition["status"] == "True")?;
+    let is_attached = !text(&parent["parent"]).is_empty();
+    let message = text(&accepted["message"]);
+    (is_attached && !message.is_empty()).then_some(message)
 }
 
 fn changes(changes: &Value) -> String {
@@ -294,5 +310,15 @@ mod tests {
             shown.contains("BackendNotFound: no Service/shop/x"),
             "{shown}"
         );
+        let shown = objects(&json!({"objects": [{
+            "object": "FaultPolicy/shop/slow",
+            "conditions": [],
+            "parents": [{"parent": "Service/shop/web", "conditions": [
+                {"type": "Accepted", "status": "True", "reason": "Accepted", "message": "until 2026-01-02T03:04:05Z"},
+                {"type": "Programmed", "status": "True", "reason": "Programmed", "message": "3 of 3 proxies"},
+            ]}],
+        }]}));
+        assert!(shown.contains("True, 3 of 3 proxies"), "{shown}");
+        assert!(shown.contains("until 2026-01-02T03:04:05Z"), "{shown}");
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::SystemTime};
 
 use outrigger_mesh::{
-    model::ObjectRef,
+    model::{ObjectRef, policy::on_envoy},
     status::{Condition, ConditionStatus, ParentStatus},
 };
 use outrigger_proto::{any_to_value, google::protobuf::Any};
@@ -203,7 +203,8 @@ impl Serving {
             .iter()
             .map(|(object, status)| {
                 let version = state.objects.get(object).copied().unwrap_or_default();
-                let programmed = programmed(&state, version, status.is_accepted());
+                let on_envoy = model.objects().get(object).and_then(|o| on_envoy(o));
+                let programmed = programmed(&state, version, status.is_accepted(), on_envoy);
                 let mut conditions = status.conditions.clone();
                 let mut parents = status.parents.clone();
                 if parents.is_empty() {
@@ -262,7 +263,12 @@ impl Serving {
 }
 
 /// Whether the proxies have taken an object that last changed in `version`.
-fn programmed(state: &State, version: u64, accepted: bool) -> Condition {
+fn programmed(
+    state: &State,
+    version: u64,
+    accepted: bool,
+    on_envoy: Option<&'static str>,
+) -> Condition {
     let kind = Condition::PROGRAMMED;
     if !accepted {
         return Condition::unmet(kind, "NotAccepted", "not accepted, so not sent to proxies");
@@ -285,7 +291,17 @@ fn programmed(state: &State, version: u64, accepted: bool) -> Condition {
         .filter(|entry| !have(entry))
         .filter_map(|entry| Some(format!("{}: {}", entry.node.id, entry.rejection()?)))
         .collect();
-    let counts = format!("{acked} of {total} proxies");
+    let envoys = state
+        .nodes
+        .values()
+        .filter(|entry| entry.info.node.user_agent_name == "envoy")
+        .count();
+    let counts = match on_envoy {
+        Some(does) if envoys > 0 => {
+            format!("{acked} of {total} proxies, {envoys} of them Envoy, {does}")
+        }
+        _ => format!("{acked} of {total} proxies"),
+    };
     if acked == total {
         Condition::met(kind, "Programmed", counts)
     } else if rejections.is_empty() {

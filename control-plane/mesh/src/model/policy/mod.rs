@@ -22,7 +22,7 @@ pub use traffic::{
 };
 pub use values::{HeaderMatch, HeaderValue, Percent, Side, Span};
 
-use super::{Kind, NamespacedName, ObjectRef};
+use super::{Kind, NamespacedName, Object, ObjectRef};
 
 /// A policy and what it is attached to.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,5 +93,24 @@ impl TargetRef {
             ("gateway.networking.k8s.io", "HTTPRoute") => Some(TargetKind::HttpRoute),
             _ => None,
         }
+    }
+}
+
+/// What Envoy does with a policy that goes beyond it, if `object` is one.
+pub fn on_envoy(object: &Object) -> Option<&'static str> {
+    match object {
+        Object::Bulkhead(_) => Some("which has no bulkheads and leaves it out"),
+        Object::TrafficPolicy(policy) => {
+            let spec = &policy.spec;
+            let balancer = spec.load_balancer.as_ref();
+            if balancer.is_some_and(|balancer| balancer.kind == LoadBalancerType::PeakEwma) {
+                Some("which balances by least request in place of peakEwma")
+            } else if spec.stickiness.is_some() {
+                Some("where a new weight may move users both ways")
+            } else {
+                None
+            }
+        }
+        _ => None,
     }
 }
