@@ -37,7 +37,7 @@ pub enum Object {
     /// `gateway.networking.k8s.io/v1beta1 ReferenceGrant`.
     ReferenceGrant(ReferenceGrant),
     /// `outrigger.dev/v1alpha1 TrafficPolicy`.
-    TrafficPolicy(Policy<TrafficSpec>),
+    TrafficPolicy(Box<Policy<TrafficSpec>>),
     /// `outrigger.dev/v1alpha1 Bulkhead`.
     Bulkhead(Policy<BulkheadSpec>),
     /// `outrigger.dev/v1alpha1 RateLimitPolicy`.

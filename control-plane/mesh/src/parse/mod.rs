@@ -182,7 +182,9 @@ fn read_document(value: Value) -> (Option<ObjectRef>, Checks, Option<Object>) {
         }
         Kind::HttpRoute => http_route::read(value, &mut checks).map(Object::HttpRoute),
         Kind::ReferenceGrant => grant::read(value, &mut checks).map(Object::ReferenceGrant),
-        Kind::TrafficPolicy => policy::read(value, &mut checks).map(Object::TrafficPolicy),
+        Kind::TrafficPolicy => {
+            policy::read(value, &mut checks).map(|policy| Object::TrafficPolicy(Box::new(policy)))
+        }
         Kind::Bulkhead => policy::read(value, &mut checks).map(Object::Bulkhead),
         Kind::RateLimitPolicy => policy::read(value, &mut checks).map(Object::RateLimitPolicy),
         Kind::FaultPolicy => policy::read(value, &mut checks).map(Object::FaultPolicy),

@@ -96,7 +96,7 @@ pub(super) fn attach(
     let (mut rate_limits, mut faults) = (Vec::new(), Vec::new());
     for object in objects.values() {
         match &**object {
-            Object::TrafficPolicy(policy) => traffic.push(policy),
+            Object::TrafficPolicy(policy) => traffic.push(&**policy),
             Object::Bulkhead(policy) => bulkheads.push(policy),
             Object::RateLimitPolicy(policy) => rate_limits.push(policy),
             Object::FaultPolicy(policy) => faults.push(policy),

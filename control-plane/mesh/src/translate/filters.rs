@@ -328,7 +328,7 @@ fn fault(policy: &Policy<FaultSpec>) -> Any {
         let http = http_status.map(|status| ErrorType::HttpStatus(u32::from(status)));
         FaultAbort {
             percentage: Some(millionths(*percent)),
-            error_type: http.or(grpc_status.map(ErrorType::GrpcStatus)),
+            error_type: http.or_else(|| grpc_status.map(ErrorType::GrpcStatus)),
             ..Default::default()
         }
     });

@@ -78,7 +78,7 @@ impl<'a> RequestsPolicy<'a> {
         let of_rule = rule.and_then(|rule| rule.request_timeout);
         let of_policy = self.timeouts.and_then(|timeouts| timeouts.request);
         of_rule
-            .or(of_policy.map(|timeout| timeout.0))
+            .or_else(|| of_policy.map(|timeout| timeout.0))
             .unwrap_or(Duration::ZERO)
     }
 

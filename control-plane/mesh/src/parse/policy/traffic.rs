@@ -169,8 +169,9 @@ fn check_circuit_breaker(breaker: &CircuitBreaker, checks: &mut Checks) {
 
 fn check_outlier_detection(outlier: &OutlierDetection, checks: &mut Checks) {
     let OutlierDetection {
-        consecutive_5xx,
-        consecutive_gateway_failures,
+        // 0 switches a detector off.
+        consecutive_5xx: _,
+        consecutive_gateway_failures: _,
         consecutive_local_origin_failures,
         split_local_origin_errors,
         success_rate,
@@ -183,8 +184,6 @@ fn check_outlier_detection(outlier: &OutlierDetection, checks: &mut Checks) {
         always_eject_one_host: _,
     } = outlier;
     let at = |field: &str| format!("spec.outlierDetection.{field}");
-    // 0 switches a detector off.
-    let _ = (consecutive_5xx, consecutive_gateway_failures);
     if consecutive_local_origin_failures.is_some() && *split_local_origin_errors != Some(true) {
         checks.error(
             at("consecutiveLocalOriginFailures"),
@@ -334,7 +333,7 @@ fn is_prime(number: u64) -> bool {
     number >= 2
         && (2..)
             .take_while(|divisor| divisor * divisor <= number)
-            .all(|divisor| number % divisor != 0)
+            .all(|divisor| !number.is_multiple_of(divisor))
 }
 
 fn check_hash(on: &[HashOn], path: &str, checks: &mut Checks) {
