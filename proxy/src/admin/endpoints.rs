@@ -5,8 +5,8 @@ use std::fmt::Write;
 use http::{Method, StatusCode, Uri};
 
 use super::{
-    Command, Context, bulkheads, clusters, config_dump, listeners, query::Query, serve::Reply,
-    server, stats,
+    Command, Context, bulkheads, circuit_breakers, clusters, config_dump, listeners, query::Query,
+    serve::Reply, server, stats,
 };
 
 /// One endpoint.
@@ -52,6 +52,17 @@ const ENDPOINTS: &[Endpoint] = &[
         &[("format", "File format to use; One of (text, json)")],
     ),
     read("/certs", "print certs on machine", &[]),
+    read(
+        "/circuit_breakers",
+        "circuit breakers: limits, what is used, when they last refused",
+        &[
+            ("format", "File format to use; One of (text, json)"),
+            (
+                "filter",
+                "Regular expression for filtering clusters by name",
+            ),
+        ],
+    ),
     read(
         "/clusters",
         "upstream cluster status",
@@ -194,6 +205,7 @@ pub(super) async fn dispatch(method: &Method, uri: &Uri, context: &Context) -> R
     match path {
         "/" | "/help" => Reply::text(help()),
         "/bulkheads" => bulkheads::show(query, context),
+        "/circuit_breakers" => circuit_breakers::show(query, context),
         "/clusters" => clusters::show(query, context).await,
         "/config_dump" => config_dump::show(query, context).await,
         "/listeners" => listeners::show(query, context),

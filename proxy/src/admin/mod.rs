@@ -4,6 +4,7 @@
 //! headers and times are bounded.
 
 mod bulkheads;
+mod circuit_breakers;
 mod clusters;
 mod config_dump;
 mod endpoints;

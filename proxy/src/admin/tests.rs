@@ -497,6 +497,51 @@ fn a_large_head_is_refused_and_the_rest_goes_on() {
 }
 
 #[test]
+fn circuit_breakers_show_what_is_used_and_refused() {
+    with_server(async |server| {
+        let snapshot = server.context.publisher.current();
+        let circuit = &snapshot.cluster("echo").unwrap().circuit;
+        let requests = &circuit.of(crate::config::route::Priority::High).requests;
+        let max = requests.max();
+        for _ in 0..max {
+            assert!(requests.try_acquire());
+        }
+        assert!(!requests.try_acquire());
+        let shown = server
+            .json("/circuit_breakers?format=json&filter=ech")
+            .await;
+        let all = shown["circuit_breakers"].as_array().unwrap();
+        assert!(all.iter().all(|one| one["cluster"] == "echo"));
+        let of = |priority: &str| {
+            let found = all
+                .iter()
+                .find(|one| one["priority"] == priority && one["name"] == "max_requests");
+            found.unwrap().clone()
+        };
+        let high = of("high");
+        assert_eq!((&high["used"], &high["limit"]), (&max.into(), &max.into()));
+        assert_eq!(high["trips"], 1);
+        assert!(high["last_trip"].as_str().unwrap().starts_with("20"));
+        let default = of("default");
+        assert_eq!(
+            (&default["used"], &default["trips"]),
+            (&0.into(), &0.into())
+        );
+        assert!(default["last_trip"].is_null());
+        let text = server.ask("GET", "/circuit_breakers").await.body;
+        let line = format!("echo::high::max_requests::used={max} limit={max} trips=1 last_trip=20");
+        assert!(text.contains(&line), "{text}");
+        assert!(
+            text.contains("dyn::default::max_connections::used=0 "),
+            "{text}"
+        );
+        for _ in 0..max {
+            requests.release();
+        }
+    });
+}
+
+#[test]
 fn requests_are_logged() {
     with_server(async |server| {
         server.ask("GET", "/certs").await;

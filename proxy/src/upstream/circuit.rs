@@ -3,9 +3,12 @@
 //! Counts belong to a cluster's name: a changed cluster takes them over with new thresholds, so that
 //! what is in flight stays counted. Who counts holds a guard of `upstream::guard`, never a bare count.
 
-use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Relaxed},
+use std::{
+    sync::atomic::{
+        AtomicBool, AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Relaxed},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::pool::Limit;
@@ -46,6 +49,24 @@ pub struct Resource {
     is_open: AtomicBool,
     open: Gauge,
     remaining: Option<Gauge>,
+    trips: AtomicU64,
+    /// In milliseconds since 1970; zero: never.
+    last_trip: AtomicU64,
+}
+
+/// What is used of a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The limit's name in the configuration.
+    pub name: &'static str,
+    /// How many there are.
+    pub used: u64,
+    /// How many there may be.
+    pub limit: u64,
+    /// How often it refused something.
+    pub trips: u64,
+    /// When it last did.
+    pub last_trip: Option<SystemTime>,
 }
 
 impl Circuit {
@@ -82,6 +103,17 @@ impl Resources {
             Limit::Pending => &self.pending,
             Limit::Requests => &self.requests,
         }
+    }
+
+    /// What is used of each limit, and when it last refused something.
+    #[must_use]
+    pub fn usage(&self, _now: Instant) -> [Usage; 4] {
+        [
+            self.connections.usage("max_connections"),
+            self.pending.usage("max_pending_requests"),
+            self.requests.usage("max_requests"),
+            self.retries.usage("max_retries"),
+        ]
     }
 
     fn new(thresholds: &Thresholds, scope: &Scope) -> Self {
@@ -129,6 +161,8 @@ impl Resource {
             is_open: AtomicBool::new(false),
             open,
             remaining,
+            trips: AtomicU64::new(0),
+            last_trip: AtomicU64::new(0),
         }
     }
 
@@ -158,6 +192,27 @@ impl Resource {
         self.max.load(Relaxed)
     }
 
+    /// How it stands.
+    #[must_use]
+    pub fn usage(&self, name: &'static str) -> Usage {
+        let last = self.last_trip.load(Relaxed);
+        Usage {
+            name,
+            used: self.current(),
+            limit: u64::from(self.max()),
+            trips: self.trips.load(Relaxed),
+            last_trip: (last > 0).then(|| UNIX_EPOCH + Duration::from_millis(last)),
+        }
+    }
+
+    /// Notes that something was refused.
+    pub(crate) fn trip(&self) {
+        self.trips.fetch_add(1, Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let millis = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        self.last_trip.store(millis, Relaxed);
+    }
+
     /// Counts one, whatever the threshold.
     pub(crate) fn acquire(&self) {
         let now = self.current.fetch_add(1, Relaxed) + 1;
@@ -167,11 +222,13 @@ impl Resource {
         self.note(now);
     }
 
-    /// Counts one if it is within the threshold.
+    /// Counts one if it is within the threshold, else notes the refusal.
     pub(crate) fn try_acquire(&self) -> bool {
         let within = self.can_create();
         if within {
             self.acquire();
+        } else {
+            self.trip();
         }
         within
     }

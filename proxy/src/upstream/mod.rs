@@ -18,7 +18,7 @@ mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use circuit::{Circuit, Resource, Resources};
+pub use circuit::{Circuit, Resource, Resources, Usage};
 pub use cluster::Cluster;
 pub use codes::CodeStats;
 pub use health::HealthFlags;

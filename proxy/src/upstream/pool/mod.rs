@@ -199,6 +199,7 @@ impl Base {
     fn may_connect(&self) -> bool {
         let within = self.resources().connections.can_create();
         if !within {
+            self.resources().connections.trip();
             self.stats().upstream_cx_overflow.inc();
         }
         within || self.connections.get() == 0
