@@ -113,8 +113,11 @@ fn modules_import_downwards() -> Result<()> {
         let first = place.components().next().context("a file has a name")?;
         let from = first.as_os_str().to_string_lossy();
         let from = from.trim_end_matches(".rs").to_owned();
-        // The crate's root and its words for the command line belong to no half.
-        if matches!(from.as_str(), "lib" | "main" | "args") {
+        // The crate's root, its words for the command line, its allocator and the tests' belong to no half.
+        if matches!(
+            from.as_str(),
+            "lib" | "main" | "args" | "allocator" | "allocations"
+        ) {
             continue;
         }
         ensure!(
