@@ -112,13 +112,8 @@ impl HostsPolicy {
         cluster.circuit_breakers =
             circuit_breakers(connection.as_ref(), circuit_breaker.as_ref(), *budget);
         cluster.outlier_detection = outlier_detection.as_ref().map(self::outlier_detection);
-        match load_balancer {
-            Some(balancer) => cluster.load_balancing_policy = Some(policy_list(balancer)),
-            None if wire::MESH_DEFAULTS => {
-                cluster.load_balancing_policy = Some(policy_list(&LoadBalancer::default()));
-            }
-            None => cluster.lb_policy = api::cluster::LbPolicy::LeastRequest.into(),
-        }
+        let balancer = load_balancer.clone().unwrap_or_default();
+        cluster.load_balancing_policy = Some(policy_list(&balancer));
     }
 
     /// Fills in what policies say of connections at the level of HTTP.
@@ -171,6 +166,7 @@ fn circuit_breakers(
         max_retries,
         max_connection_pools,
     } = breaker.unwrap_or(&default);
+    let has_budget = max_retries.is_none() && (wire::MESH_DEFAULTS || budget.is_some());
     let RetryBudget {
         percent,
         min_concurrency,
@@ -192,7 +188,7 @@ fn circuit_breakers(
         max_pending_requests: max_pending_requests.map(wire::number),
         max_requests: max_requests.map(wire::number),
         max_retries: max_retries.map(wire::number),
-        retry_budget: max_retries.is_none().then_some(retry_budget),
+        retry_budget: has_budget.then_some(retry_budget),
         track_remaining: true,
         max_connection_pools: max_connection_pools.map(wire::number),
         ..Default::default()
