@@ -95,8 +95,6 @@ async fn send(
         return Err(cluster_not_found(cx, matched, action, &parts));
     };
 
-    // Before anything is changed: Envoy picks the first host so.
-    let hash = RequestHash::new(cx, action, &cluster, &parts);
     let timeout = timeout::route_timeout(action, &mut parts.headers);
     let virtual_host = matched.virtual_host();
     if virtual_host.include_request_attempt_count {
@@ -107,6 +105,8 @@ async fn send(
     if prepare(cx, matched, action, place, &mut parts) {
         cx.record(&parts);
     }
+    // Of the request as the route makes it, as in Envoy.
+    let hash = RequestHash::new(cx, action, &cluster, &parts);
 
     let worker = Rc::clone(cx.worker());
     let key = lb::Key {

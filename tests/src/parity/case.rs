@@ -52,6 +52,9 @@ pub(super) struct Case {
     pub(super) files: BTreeMap<String, String>,
     /// Only Envoy serves this; ours refuses it and says each of these texts.
     pub(super) unsupported: Option<Vec<String>>,
+    /// Both proxies have upstreams of the same addresses: for what is hashed.
+    #[serde(default)]
+    pub(super) same_upstreams: bool,
     /// What the upstream at `{{raw}}` answers, byte for byte.
     pub(super) raw_upstream: Option<String>,
     /// The requests, one after the other.

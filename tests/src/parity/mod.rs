@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::proxy::{self, Kind};
 use case::Case;
 use compare::Difference;
+use upstreams::Upstreams;
 
 pub use differences::Differences;
 
@@ -43,7 +44,8 @@ pub async fn run(name: &str) -> Result<()> {
         Ok("envoy") => Kind::Envoy,
         _ => Kind::Outrigger,
     };
-    let (expected, case) = observe::run(Kind::Envoy, &text, None)
+    let mut upstreams = Upstreams::start(&text).await?;
+    let (expected, case) = observe::run(Kind::Envoy, &text, &upstreams, None)
         .await
         .context("on envoy")?;
     if std::env::var_os("OUTRIGGER_PARITY_PRINT").is_some() {
@@ -61,7 +63,10 @@ pub async fn run(name: &str) -> Result<()> {
             .await
             .context("the case says `unsupported`: remove that if it works now");
     }
-    let (seen, _) = observe::run(subject, &text, Some(&expected))
+    if !case.same_upstreams {
+        upstreams = Upstreams::start(&text).await?;
+    }
+    let (seen, _) = observe::run(subject, &text, &upstreams, Some(&expected))
         .await
         .with_context(|| format!("on {}", subject.name()))?;
     let differences = compare::compare(&expected, &seen);

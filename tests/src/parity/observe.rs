@@ -29,10 +29,10 @@ const MIRRORS: Duration = Duration::from_millis(150);
 pub(super) async fn run(
     kind: Kind,
     text: &str,
+    upstreams: &Upstreams,
     expected: Option<&Observed>,
 ) -> Result<(Observed, Case)> {
     let folder = tempfile::tempdir()?;
-    let upstreams = Upstreams::start(text).await?;
     let mut places = upstreams.places.clone();
     places.insert("tmp".to_owned(), folder.path().display().to_string());
     let case = Case::parse(text, &places)?;
@@ -111,16 +111,16 @@ pub(super) fn check_guards(case: &Case, observed: &Observed) -> Result<()> {
     Ok(())
 }
 
-struct Run {
+struct Run<'a> {
     normaliser: Normaliser,
     addresses: BTreeMap<String, SocketAddr>,
     http1: BTreeMap<String, Http1>,
     http2: BTreeMap<String, Http2>,
     proxy: Proxy,
-    upstreams: Upstreams,
+    upstreams: &'a Upstreams,
 }
 
-impl Run {
+impl Run<'_> {
     async fn all(&mut self, case: &Case, expected: Option<&Observed>) -> Result<Observed> {
         let mut requests = Vec::new();
         let mut background: Vec<(usize, JoinHandle<Result<Response>>)> = Vec::new();
