@@ -85,7 +85,7 @@ fn thresholds(cluster: &Cluster) -> [Limits; 2] {
                 ("max_connections", resources.connections.max()),
                 ("max_pending_requests", resources.pending.max()),
                 ("max_requests", resources.requests.max()),
-                ("max_retries", resources.retries.max()),
+                ("max_retries", resources.retries.configured_max()),
             ],
         }
     })

@@ -214,7 +214,7 @@ pub struct CircuitBreakers {
 }
 
 /// `CircuitBreakers.Thresholds`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Thresholds {
     /// Default 1024.
     pub max_connections: u32,
@@ -224,8 +224,23 @@ pub struct Thresholds {
     pub max_requests: u32,
     /// Default 3.
     pub max_retries: u32,
-    /// `track_remaining`: the `remaining_*` gauges.
-    pub track_remaining: bool,
+    /// Pools of connections over all workers. Default: no limit.
+    pub max_connection_pools: Option<u32>,
+    /// `per_host_thresholds[].max_connections`. Default: no limit.
+    pub max_connections_per_host: Option<u32>,
+    /// Instead of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// `CircuitBreakers.Thresholds.RetryBudget`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// Retries in relation to requests. Default 20.
+    pub percent: f64,
+    /// Requests and retries that began within this time count; zero: those in flight.
+    pub interval: Duration,
+    /// So many retries are always possible. Default 3.
+    pub min_concurrency: u32,
 }
 
 impl Default for Thresholds {
@@ -235,7 +250,9 @@ impl Default for Thresholds {
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
-            track_remaining: false,
+            max_connection_pools: None,
+            max_connections_per_host: None,
+            retry_budget: None,
         }
     }
 }

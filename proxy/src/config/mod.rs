@@ -23,6 +23,7 @@ pub mod matcher;
 pub mod mirror;
 pub mod outlier_detection;
 pub mod per_filter;
+pub mod retry;
 pub mod route;
 pub mod source;
 pub mod tracing;

@@ -10,6 +10,7 @@ use super::{
     matcher::{HeaderKey, HeaderMatcher, QueryMatcher},
     mirror::MirrorPolicy,
     per_filter::PerFilterConfigs,
+    retry::{BufferLimit, RetryPolicy},
 };
 
 /// `envoy.config.route.v3.RouteConfiguration`.
@@ -104,6 +105,8 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// `typed_per_filter_config`
     pub per_filter: PerFilterConfigs,
+    /// Send `x-envoy-is-timeout-retry` upstream with each retry.
+    pub include_is_timeout_retry_header: bool,
 }
 
 /// `VirtualHost.TlsRequirementType`.
@@ -221,12 +224,20 @@ pub struct Forward {
     pub grpc_timeout_header_max: Option<Duration>,
     /// Subtracted from the `grpc-timeout` header's value.
     pub grpc_timeout_header_offset: Option<Duration>,
+    /// The older `max_grpc_timeout`: `grpc-timeout` is the timeout, at most this; zero: as it is.
+    pub max_grpc_timeout: Option<Duration>,
+    /// Subtracted from it.
+    pub grpc_timeout_offset: Option<Duration>,
     /// Which circuit-breaker thresholds count.
     pub priority: Priority,
     /// What of a request says which host, or which weighted cluster, it goes to.
     pub hash_policy: Vec<HashPolicy>,
     /// Who else gets the request: the route's own, else those of the level above.
     pub mirrors: Arc<[MirrorPolicy]>,
+    /// When it is tried again: the route's policy, else its virtual host's.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// How much of a body is kept for another try: the route's limit, else its virtual host's.
+    pub buffer_limit: BufferLimit,
 }
 
 /// `envoy.config.core.v3.RoutingPriority`.

@@ -4,8 +4,8 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll, Waker},
+    sync::Arc,
+    task::Poll,
     time::Instant,
 };
 
@@ -13,20 +13,20 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
     request::Parts,
-    response,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use http_body::{Body as _, Frame};
+use http_body::Body as _;
 
 use super::{
+    answer::Answer,
     failure::{Ended, transport_failure},
     outcome,
-    response_body::{Exchange, Held, ResponseBody, UploadTask, note_expired, note_failed},
+    response_body::{Exchange, Held, UploadTask, note_expired, note_failed},
     timeout::Deadlines,
 };
 use crate::{
     config::{cluster::UpstreamProtocol, route::Priority},
-    http::{Body, BodyError, StreamCx, h2_body},
+    http::{Body, StreamCx, h2_body},
     upstream::{
         Cluster, Host, lb,
         pool::{Failure, Limit, Upload, UploadState, http1},
@@ -40,36 +40,49 @@ pub(super) struct Attempt {
     pub(super) priority: Priority,
     pub(super) parts: Box<Parts>,
     pub(super) body: Body,
-    pub(super) deadlines: Deadlines,
     /// None if the request has no body.
     pub(super) upload: Option<Rc<UploadState>>,
-    /// When the attempt began.
+    /// When the request began.
     pub(super) start: Instant,
+    /// When this attempt did.
+    pub(super) begun: Instant,
+    /// Another one may follow, and read the body.
+    pub(super) is_retriable: bool,
+    /// A request that a kept connection lost is sent again: no policy does it.
+    pub(super) resends: bool,
 }
 
 /// What came back.
-pub(super) type Outcome = Result<(response::Parts, Body), Ended>;
+pub(super) type Outcome = Result<Answer, Ended>;
 
 impl Attempt {
-    /// Begins the record of the attempt; whether it is for [`Self::http2`], else for [`Self::http1`].
-    pub(super) fn begin(&self, cx: &mut StreamCx) -> bool {
+    /// Sends the request; ready with the head of the response.
+    pub(super) async fn run(self, cx: &mut StreamCx, deadlines: &mut Deadlines) -> Outcome {
         let is_http2 = match &self.cluster.config.protocol {
             UpstreamProtocol::Http1(_) => false,
             UpstreamProtocol::Http2(_) => true,
             UpstreamProtocol::Downstream { .. } => cx.info.protocol == Version::HTTP_2,
         };
-        cx.info.upstream.attempts += 1;
-        cx.info.upstream.host = Some(Arc::clone(&self.host));
-        cx.info.upstream.protocol = Some(if is_http2 {
+        let upstream = &mut cx.info.upstream;
+        upstream.attempts += 1;
+        upstream.host = Some(Arc::clone(&self.host));
+        upstream.protocol = Some(if is_http2 {
             Version::HTTP_2
         } else {
             Version::HTTP_11
         });
-        is_http2
+        let outcome = if is_http2 {
+            self.http2(cx, deadlines).await
+        } else {
+            self.http1(cx, deadlines).await
+        };
+        if let Err(ended) = &outcome {
+            note_ended(cx, ended, is_http2);
+        }
+        outcome
     }
 
-    /// Sends the request over HTTP/1; ready with the head of the response.
-    pub(super) async fn http1(mut self, cx: &mut StreamCx) -> Outcome {
+    async fn http1(mut self, cx: &mut StreamCx, deadlines: &mut Deadlines) -> Outcome {
         if self.upload.is_none() && says_no_body(&self.parts) {
             self.parts
                 .headers
@@ -78,27 +91,39 @@ impl Attempt {
         let pool = cx
             .worker()
             .pools
-            .http1(&self.cluster, &self.host, self.priority);
+            .http1(&self.cluster, &self.host, self.priority)
+            .ok_or(Ended::NoPool)?;
         self.parts.version = Version::HTTP_11;
         let mut request =
             Request::from_parts(*self.parts, Upload::new(self.body, self.upload.clone()));
+        let mut is_resent = false;
         let (lease, response) = loop {
-            let acquired = within(&mut self.deadlines, pin!(pool.acquire())).await;
+            let acquired = within(deadlines, pin!(pool.acquire())).await;
             let mut lease = match acquired.and_then(|acquired| acquired.map_err(Ended::from)) {
                 Ok(lease) => lease,
                 Err(ended) => {
-                    take_in(request.body_mut()).await;
+                    if !self.is_retriable {
+                        take_in(request.body_mut()).await;
+                    }
                     return Err(ended);
                 }
             };
+            let now = Instant::now();
+            deadlines.connected(now);
             outcome::connected(&self.cluster, &self.host);
             note_connection(
                 cx,
+                now,
                 lease.connection().map(|c| (c.id, c.local())),
                 self.upload.is_none(),
             );
+            let may_resend = self.resends && self.upload.is_none() && !is_resent;
+            let spare = match may_resend && lease.may_be_stale() {
+                true => Spare::new(&request, &lease),
+                false => None,
+            };
             let sent = pin!(lease.send(request));
-            match within(&mut self.deadlines, sent).await? {
+            match within(deadlines, sent).await? {
                 Ok(response) => break (lease, response),
                 // The peer closed a kept connection before anything was sent: take another one.
                 Err(http1::SendError::Unsent(unsent)) if lease.is_reused() => request = *unsent,
@@ -106,6 +131,14 @@ impl Attempt {
                     return Err(Ended::Failed(Failure::ConnectionTermination));
                 }
                 Err(http1::SendError::Failed(failure)) => {
+                    if failure == Failure::ConnectionTermination
+                        && let Some(spare) = spare.filter(|spare| spare.is_unread(&lease))
+                    {
+                        self.cluster.stats.upstream_rq_resent.inc();
+                        is_resent = true;
+                        request = spare.request;
+                        continue;
+                    }
                     if failure == Failure::Protocol {
                         lease.broke_protocol();
                     }
@@ -124,57 +157,63 @@ impl Attempt {
             start: self.start,
             awaited: None,
         };
-        Ok(received(
-            cx,
-            parts,
-            Body::http1(incoming),
-            exchange,
-            self.deadlines,
-        ))
+        let body = Body::http1(incoming);
+        Ok(Answer::new(cx, parts, body, exchange, self.begun))
     }
 
-    /// Sends the request over HTTP/2; ready with the head of the response.
-    pub(super) async fn http2(mut self, cx: &mut StreamCx) -> Outcome {
+    async fn http2(mut self, cx: &mut StreamCx, deadlines: &mut Deadlines) -> Outcome {
         let pool = cx
             .worker()
             .pools
-            .http2(&self.cluster, &self.host, self.priority);
-        let request =
+            .http2(&self.cluster, &self.host, self.priority)
+            .ok_or(Ended::NoPool)?;
+        let mut request =
             http2_request(*self.parts, &cx.scheme).ok_or(Ended::Failed(Failure::Protocol))?;
-        let acquired = within(&mut self.deadlines, pin!(pool.acquire())).await;
-        let lease = match acquired.and_then(|acquired| acquired.map_err(Ended::from)) {
-            Ok(lease) => lease,
-            Err(ended) => {
-                take_in(&mut self.body).await;
-                return Err(ended);
+        let is_end = self.upload.is_none();
+        let mut is_resent = false;
+        let (lease, response, upload_task) = loop {
+            let acquired = within(deadlines, pin!(pool.acquire())).await;
+            let lease = match acquired.and_then(|acquired| acquired.map_err(Ended::from)) {
+                Ok(lease) => lease,
+                Err(ended) => {
+                    if !self.is_retriable {
+                        take_in(&mut self.body).await;
+                    }
+                    return Err(ended);
+                }
+            };
+            let now = Instant::now();
+            deadlines.connected(now);
+            outcome::connected(&self.cluster, &self.host);
+            note_connection(
+                cx,
+                now,
+                lease.connection().map(|c| (c.id, c.local())),
+                is_end,
+            );
+            let may_resend = self.resends && is_end && !is_resent;
+            let spare = (may_resend && lease.is_reused()).then(|| request.clone());
+            let failure = match lease.send(request, is_end) {
+                Ok((response, stream)) => {
+                    let body = std::mem::take(&mut self.body);
+                    let upload_task = upload(self.upload.as_ref(), body, stream).await;
+                    match within(deadlines, response).await? {
+                        Ok(response) => break (lease, response, upload_task),
+                        Err(error) => Failure::from_http2(&error),
+                    }
+                }
+                Err(failure) => failure,
+            };
+            match spare {
+                // The host says that it has not begun with it.
+                Some(spare) if failure == Failure::RefusedStream => {
+                    self.cluster.stats.upstream_rq_resent.inc();
+                    is_resent = true;
+                    request = spare;
+                }
+                _ => return Err(Ended::Failed(failure)),
             }
         };
-        outcome::connected(&self.cluster, &self.host);
-        note_connection(
-            cx,
-            lease.connection().map(|c| (c.id, c.local())),
-            self.upload.is_none(),
-        );
-        let is_end = self.upload.is_none();
-        let (response, stream) = lease.send(request, is_end)?;
-        let mut upload_task = None;
-        if let Some(state) = &self.upload {
-            let mut sending = h2_body::send_request_body(self.body, stream);
-            // A small body is often there with its head and goes out at once.
-            match poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx))).await {
-                Poll::Ready(sent) => note_sent(state, &sent),
-                Poll::Pending => {
-                    let state = Rc::clone(state);
-                    let task = tokio::task::spawn_local(async move {
-                        note_sent(&state, &sending.await);
-                    });
-                    upload_task = Some(UploadTask(task));
-                }
-            }
-        }
-        let response = within(&mut self.deadlines, response)
-            .await?
-            .map_err(|error| Ended::Failed(Failure::from_http2(&error)))?;
         let (parts, stream) = response.into_parts();
         let length = content_length(&parts.headers);
         let exchange = Exchange {
@@ -187,19 +226,69 @@ impl Attempt {
             start: self.start,
             awaited: None,
         };
-        Ok(received(
-            cx,
-            parts,
-            Body::http2(stream, length),
-            exchange,
-            self.deadlines,
-        ))
+        let body = Body::http2(stream, length);
+        Ok(Answer::new(cx, parts, body, exchange, self.begun))
+    }
+}
+
+/// Begins to send a body; a small one is often there with its head and goes out at once.
+async fn upload(
+    state: Option<&Rc<UploadState>>,
+    body: Body,
+    stream: h2::SendStream<Bytes>,
+) -> Option<UploadTask> {
+    let state = state?;
+    let mut sending = h2_body::send_request_body(body, stream);
+    match poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx))).await {
+        Poll::Ready(sent) => {
+            note_sent(state, &sent);
+            None
+        }
+        Poll::Pending => {
+            let state = Rc::clone(state);
+            let task = tokio::task::spawn_local(async move {
+                note_sent(&state, &sending.await);
+            });
+            Some(UploadTask(task))
+        }
+    }
+}
+
+/// A request without a body, kept while its connection may turn out to be gone.
+struct Spare {
+    request: Request<Upload>,
+    /// What the connection had sent and received before.
+    before: (u64, u64),
+}
+
+impl Spare {
+    fn new(request: &Request<Upload>, lease: &http1::Lease) -> Option<Self> {
+        let mut copy = Request::new(Upload::new(Body::Empty, None));
+        copy.method_mut().clone_from(request.method());
+        copy.uri_mut().clone_from(request.uri());
+        copy.headers_mut().clone_from(request.headers());
+        Some(Self {
+            request: copy,
+            before: lease.traffic()?,
+        })
+    }
+
+    /// Whether it does no harm to send it again: no byte of an answer came, and either none of the
+    /// request went out, or it is safe.
+    fn is_unread(&self, lease: &http1::Lease) -> bool {
+        let is_safe = matches!(
+            *self.request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+        );
+        lease.traffic().is_some_and(|(sent, received)| {
+            received == self.before.1 && (is_safe || sent == self.before.0)
+        })
     }
 }
 
 /// Reads what has come of a body that nobody will get: a request that is complete before its answer
 /// lets the client keep its connection.
-async fn take_in(body: &mut (impl http_body::Body<Data = Bytes> + Unpin)) {
+pub(super) async fn take_in(body: &mut (impl http_body::Body<Data = Bytes> + Unpin)) {
     // The connection reads only when it is asked and has been polled since; a body on its way from the
     // client is not waited for.
     const POLLS: usize = 4;
@@ -230,13 +319,13 @@ fn says_no_body(parts: &Parts) -> bool {
 }
 
 /// Counts an attempt without a response, and notes why.
-pub(super) fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
+fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
     let upstream = &mut cx.info.upstream;
     let (Some(cluster), Some(host)) = (&upstream.cluster, &upstream.host) else {
         return;
     };
     let latency = match ended {
-        Ended::Failed(Failure::Overflow(_)) => None,
+        Ended::Failed(Failure::Overflow(_)) | Ended::NoPool => None,
         // What one would have waited at worst: that it failed fast is no merit.
         Ended::Failed(Failure::Connect(_)) => Some(cluster.config.connect_timeout),
         Ended::Failed(_) | Ended::Expired(_) => upstream.first_tx.map(|sent| sent.elapsed()),
@@ -247,6 +336,7 @@ pub(super) fn note_ended(cx: &mut StreamCx, ended: &Ended, is_http2: bool) {
     outcome::ended(cluster, host, ended);
     match ended {
         Ended::Expired(expired) => note_expired(*expired, cluster, host),
+        Ended::NoPool => upstream.host = None,
         Ended::Failed(failure) => {
             note_failed(failure, cluster, host, is_http2);
             upstream.transport_failure = transport_failure(failure).map(Into::into);
@@ -274,6 +364,7 @@ async fn within<F: Future + Unpin>(
 
 fn note_connection(
     cx: &mut StreamCx,
+    now: Instant,
     connection: Option<(u64, Option<std::net::SocketAddr>)>,
     is_end: bool,
 ) {
@@ -282,7 +373,6 @@ fn note_connection(
         upstream.connection_id = Some(id);
         upstream.local = local;
     }
-    let now = Instant::now();
     upstream.first_tx = Some(now);
     if is_end {
         upstream.last_tx.set(Some(now));
@@ -295,78 +385,6 @@ fn note_sent(state: &UploadState, sent: &Result<u64, h2_body::SendError>) {
         // A stream that the peer stopped reading: its response says how that ends.
         Ok(_) | Err(h2_body::SendError::Stream(_)) => state.finish(),
     }
-}
-
-/// The head of the response is there. What is there of its body is taken at once: the usual small
-/// response is complete with it, and its connection free before the response goes on.
-fn received(
-    cx: &mut StreamCx,
-    parts: response::Parts,
-    mut body: Body,
-    mut exchange: Exchange,
-    deadlines: Deadlines,
-) -> (response::Parts, Body) {
-    let now = Instant::now();
-    cx.info.upstream.first_rx = Some(now);
-    let counter = match parts.status.is_server_error() {
-        true => &exchange.host.stats.rq_error,
-        false => &exchange.host.stats.rq_success,
-    };
-    counter.fetch_add(1, Relaxed);
-    let sample = match parts.status.is_server_error() {
-        true => lb::Sample::Failure,
-        false => lb::Sample::Answer,
-    };
-    let latency = now.saturating_duration_since(exchange.start);
-    lb::report(&exchange.cluster, &exchange.host, latency, sample);
-    exchange
-        .cluster
-        .stats
-        .codes
-        .count(parts.status, exchange.is_internal);
-
-    let is_end = body.is_end_stream();
-    exchange.awaited = outcome::head(&exchange.cluster, &exchange.host, &parts, is_end);
-    if is_end {
-        cx.info.upstream.last_rx = Some(now);
-        exchange.complete(now);
-        return (parts, Body::Empty);
-    }
-    // Nobody is to be woken: who sends the body on asks again.
-    let mut task = Context::from_waker(Waker::noop());
-    let first = match Pin::new(&mut body).poll_frame(&mut task) {
-        Poll::Pending => None,
-        Poll::Ready(None) => {
-            exchange.complete(now);
-            return (parts, Body::Empty);
-        }
-        Poll::Ready(Some(first)) => Some(first),
-    };
-    if first.is_some() && body.is_end_stream() {
-        cx.info.upstream.last_rx = Some(now);
-        exchange.complete(now);
-        if let Some(whole) = whole(&first, &parts.headers) {
-            return (parts, Body::Full(whole));
-        }
-    }
-    (
-        parts,
-        Body::boxed(ResponseBody {
-            body,
-            first,
-            deadlines,
-            exchange,
-        }),
-    )
-}
-
-/// The one frame of a body whose length is known; bodies of unknown length stay so downstream.
-fn whole(first: &Option<Result<Frame<Bytes>, BodyError>>, headers: &HeaderMap) -> Option<Bytes> {
-    let Some(Ok(frame)) = first else { return None };
-    let data = frame.data_ref()?;
-    headers
-        .contains_key(header::CONTENT_LENGTH)
-        .then(|| data.clone())
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -20,25 +20,45 @@ pub(super) enum Ended {
     Failed(Failure),
     /// A deadline passed.
     Expired(Expired),
+    /// There are `max_connection_pools`: the host counts as none.
+    NoPool,
+}
+
+/// What a reply says besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    pub(super) is_request_complete: bool,
+    /// It was not the only try.
+    pub(super) is_retried: bool,
+    /// The client wants 204 rather than 504.
+    pub(super) alt_response: bool,
 }
 
 /// The answer to a request without a response from upstream.
-pub(super) fn reply(ended: &Ended, is_request_complete: bool) -> LocalReply {
+pub(super) fn reply(ended: &Ended, told: Told) -> LocalReply {
     match ended {
-        Ended::Expired(expired) => expired_reply(*expired, is_request_complete),
-        Ended::Failed(failure) => failed_reply(failure),
+        Ended::Expired(expired) => expired_reply(*expired, told),
+        Ended::Failed(failure) => failed_reply(failure, told.is_retried),
+        Ended::NoPool => LocalReply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no healthy upstream",
+            "no_healthy_upstream",
+        )
+        .with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM),
     }
 }
 
-fn expired_reply(expired: Expired, is_request_complete: bool) -> LocalReply {
+fn expired_reply(expired: Expired, told: Told) -> LocalReply {
     match expired {
-        Expired::Route => LocalReply::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "upstream request timeout",
-            expired_details(expired),
-        ),
+        Expired::Route | Expired::PerTry | Expired::PerTryIdle => {
+            let (status, text) = match told.alt_response {
+                true => (StatusCode::NO_CONTENT, ""),
+                false => (StatusCode::GATEWAY_TIMEOUT, "upstream request timeout"),
+            };
+            LocalReply::new(status, text, expired_details(expired))
+        }
         Expired::Life => {
-            let status = if is_request_complete {
+            let status = if told.is_request_complete {
                 StatusCode::GATEWAY_TIMEOUT
             } else {
                 StatusCode::REQUEST_TIMEOUT
@@ -56,7 +76,9 @@ fn expired_reply(expired: Expired, is_request_complete: bool) -> LocalReply {
 /// Response flags of a passed deadline.
 pub(super) fn expired_flags(expired: Expired) -> ResponseFlags {
     match expired {
-        Expired::Route => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+        Expired::Route | Expired::PerTry | Expired::PerTryIdle => {
+            ResponseFlags::UPSTREAM_REQUEST_TIMEOUT
+        }
         Expired::Life => ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED,
     }
 }
@@ -65,11 +87,13 @@ pub(super) fn expired_flags(expired: Expired) -> ResponseFlags {
 pub(super) fn expired_details(expired: Expired) -> &'static str {
     match expired {
         Expired::Route => "response_timeout",
+        Expired::PerTry => "upstream_per_try_timeout",
+        Expired::PerTryIdle => "upstream_per_try_idle_timeout",
         Expired::Life => "upstream_max_stream_duration_reached",
     }
 }
 
-fn failed_reply(failure: &Failure) -> LocalReply {
+fn failed_reply(failure: &Failure, is_retried: bool) -> LocalReply {
     let (reason, status) = match failure {
         Failure::Overflow(_) => ("overflow", StatusCode::SERVICE_UNAVAILABLE),
         Failure::Connect(ConnectFailure {
@@ -86,8 +110,13 @@ fn failed_reply(failure: &Failure) -> LocalReply {
         ),
         Failure::Protocol => ("protocol error", StatusCode::BAD_GATEWAY),
     };
+    let retried = if is_retried {
+        "retried and the latest "
+    } else {
+        ""
+    };
     let body = format!(
-        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
+        "upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}"
     );
     let mut details = format!("upstream_reset_before_response_started{{{reason}");
     if let Some(transport) = transport_failure(failure) {
@@ -208,7 +237,7 @@ mod tests {
             ),
         ] {
             let is_overflow = matches!(failure, Failure::Overflow(_));
-            let reply = reply(&Ended::Failed(failure), true);
+            let reply = reply(&Ended::Failed(failure), Told::default());
             assert_eq!(reply.status, status);
             assert_eq!(reply.body, format!("{started}{text}"));
             assert_eq!(
@@ -222,11 +251,17 @@ mod tests {
 
     #[test]
     fn deadlines_read_as_in_envoy() {
-        let timeout = reply(&Ended::Expired(Expired::Route), true);
+        let timeout = reply(&Ended::Expired(Expired::Route), Told::default());
         assert_eq!(timeout.status, 504);
         assert_eq!(timeout.body, "upstream request timeout");
         assert_eq!(timeout.details, "response_timeout");
-        let life = |is_complete| reply(&Ended::Expired(Expired::Life), is_complete);
+        let life = |is_request_complete| {
+            let told = Told {
+                is_request_complete,
+                ..Told::default()
+            };
+            reply(&Ended::Expired(Expired::Life), told)
+        };
         assert_eq!(
             (life(true).status, life(false).status),
             (504.try_into().unwrap(), 408.try_into().unwrap())

@@ -1,5 +1,6 @@
 //! From a request to its upstream: route tables, rewriting, header changes, forwarding.
 
+mod answer;
 mod attempt;
 mod choice;
 mod failure;
@@ -12,8 +13,12 @@ pub mod matcher;
 mod mirror;
 mod mutate;
 mod outcome;
+mod reason;
+mod replay;
 mod response_body;
+mod retry;
 mod rewrite;
+mod run;
 mod table;
 mod timeout;
 

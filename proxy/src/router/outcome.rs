@@ -20,8 +20,12 @@ pub(super) fn connected(cluster: &Cluster, host: &Host) {
 /// There was no response.
 pub(super) fn ended(cluster: &Cluster, host: &Host, ended: &Ended) {
     match ended {
-        Ended::Expired(Expired::Life) | Ended::Failed(Failure::Overflow(_) | Failure::Request) => {}
-        Ended::Expired(Expired::Route) => report(cluster, host, Outcome::LocalTimeout),
+        Ended::Expired(Expired::Life)
+        | Ended::Failed(Failure::Overflow(_) | Failure::Request)
+        | Ended::NoPool => {}
+        Ended::Expired(Expired::Route | Expired::PerTry | Expired::PerTryIdle) => {
+            report(cluster, host, Outcome::LocalTimeout)
+        }
         Ended::Failed(_) => report(cluster, host, Outcome::LocalConnectFailed),
     }
 }
@@ -69,6 +73,7 @@ fn report(cluster: &Cluster, host: &Host, outcome: Outcome) {
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+/// `grpc-status` in headers or trailers.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

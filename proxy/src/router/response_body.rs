@@ -57,18 +57,34 @@ pub(super) struct Exchange {
 impl Exchange {
     /// The response is complete.
     pub(super) fn complete(&mut self, now: Instant) {
+        if self.held.is_some() {
+            self.cluster
+                .stats
+                .codes
+                .time(now.saturating_duration_since(self.start), self.is_internal);
+        }
+        self.release(now);
+    }
+
+    /// The response is complete, and nobody gets it.
+    pub(super) fn release(&mut self, now: Instant) {
         let Some(held) = self.held.take() else { return };
         if let Some(awaited) = self.awaited.take() {
             outcome::no_trailers(&self.cluster, &self.host, &awaited);
         }
-        self.cluster
-            .stats
-            .codes
-            .time(now.saturating_duration_since(self.start), self.is_internal);
         let is_sent = self.upload.as_ref().is_none_or(|upload| upload.is_done());
         match held {
             Held::Http1(lease) if is_sent => lease.release(now),
             Held::Http1(_) | Held::Http2 { .. } => self.stop_upload(),
+        }
+    }
+
+    /// A frame of the response came: trailers say how it went.
+    pub(super) fn note(&mut self, frame: &Frame<Bytes>) {
+        if let Some(trailers) = frame.trailers_ref()
+            && let Some(awaited) = self.awaited.take()
+        {
+            outcome::trailers(&self.cluster, &self.host, &awaited, trailers);
         }
     }
 
@@ -168,6 +184,14 @@ pub(super) fn note_expired(expired: Expired, cluster: &Cluster, host: &Host) {
             cluster.stats.upstream_rq_timeout.inc();
             host.stats.rq_timeout.fetch_add(1, Relaxed);
         }
+        Expired::PerTry | Expired::PerTryIdle => {
+            let stats = &cluster.stats;
+            match expired {
+                Expired::PerTry => stats.upstream_rq_per_try_timeout.inc(),
+                _ => stats.upstream_rq_per_try_idle_timeout.inc(),
+            }
+            host.stats.rq_timeout.fetch_add(1, Relaxed);
+        }
         Expired::Life => cluster.stats.upstream_rq_max_duration_reached.inc(),
     }
     host.stats.rq_error.fetch_add(1, Relaxed);
@@ -192,12 +216,8 @@ impl http_body::Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
-                let exchange = &mut this.exchange;
-                if let Some(trailers) = frame.trailers_ref()
-                    && let Some(awaited) = exchange.awaited.take()
-                {
-                    outcome::trailers(&exchange.cluster, &exchange.host, &awaited, trailers);
-                }
+                this.deadlines.touch();
+                this.exchange.note(&frame);
                 if this.body.is_end_stream() {
                     this.exchange.complete(Instant::now());
                 }

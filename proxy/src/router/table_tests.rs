@@ -67,6 +67,7 @@ fn host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>) -> VirtualHost {
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
         per_filter: PerFilterConfigs::default(),
+        include_is_timeout_retry_header: false,
     }
 }
 

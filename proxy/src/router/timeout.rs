@@ -13,26 +13,116 @@ use crate::{config::route::Forward, upstream::pool::UploadState, worker::Timer};
 
 static TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 static TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+static ALT_RESPONSE: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
 static EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The time for the whole response, counted from the end of the request; none is no limit.
-///
-/// Headers that override the route's value are taken out, and the upstream is told what it has.
-pub(super) fn route_timeout(route: &Forward, headers: &mut HeaderMap) -> Option<Duration> {
-    let mut timeout = route.timeout;
-    if let Some(value) = headers.remove(&TIMEOUT)
-        && let Some(millis) = integer(&value)
-    {
-        timeout = Duration::from_millis(millis);
+/// Whether a request has headers that steer the router: one look over all of them is cheaper than
+/// asking for each.
+pub(super) fn has_controls(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        name.as_str().strip_prefix("x-envoy-").is_some_and(|rest| {
+            ["upstream-rq-", "retr", "max-retries", "hedge-on-"]
+                .iter()
+                .any(|start| rest.starts_with(start))
+        })
+    })
+}
+
+/// How long a request may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// The whole response with all tries, counted from the end of the request; none is no limit.
+    pub(super) global: Option<Duration>,
+    /// Each try, from the end of the request or the connection, whichever is later.
+    pub(super) per_try: Option<Duration>,
+    /// The same without progress, until the response is complete.
+    pub(super) per_try_idle: Option<Duration>,
+    /// The client wants 204 rather than 504.
+    pub(super) alt_response: bool,
+    /// `grpc-timeout` says what is left too.
+    pub(super) tells_grpc: bool,
+}
+
+impl Limits {
+    /// The route's limits. Headers that override them are taken out (`has_controls`: there may be
+    /// some).
+    pub(super) fn of(route: &Forward, headers: &mut HeaderMap, has_controls: bool) -> Self {
+        let mut timeout = route.timeout;
+        let tells_grpc = route.max_grpc_timeout.is_some() && is_grpc(headers);
+        if let Some(max) = route.max_grpc_timeout.filter(|_| tells_grpc) {
+            let asked = headers.get(&GRPC_TIMEOUT).and_then(grpc_timeout);
+            timeout = within_offset(asked.unwrap_or_default(), route.grpc_timeout_offset);
+            if !max.is_zero() && (timeout.is_zero() || timeout > max) {
+                timeout = max;
+            }
+        }
+        let policy = route.retry.as_deref();
+        let mut per_try = policy.and_then(|policy| policy.per_try_timeout);
+        let mut alt_response = false;
+        if has_controls {
+            if let Some(value) = headers.remove(&TIMEOUT)
+                && let Some(millis) = integer(&value)
+            {
+                timeout = Duration::from_millis(millis);
+            }
+            if let Some(value) = headers.remove(&TRY_TIMEOUT)
+                && let Some(millis) = integer(&value)
+            {
+                per_try = Some(Duration::from_millis(millis));
+            }
+            alt_response = headers.remove(&ALT_RESPONSE).is_some();
+        }
+        let global = (!timeout.is_zero()).then_some(timeout);
+        Self {
+            global,
+            // One that is not shorter than the whole is none.
+            per_try: per_try
+                .filter(|try_| !try_.is_zero() && global.is_none_or(|global| *try_ < global)),
+            per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
+            alt_response,
+            tells_grpc,
+        }
     }
-    headers.remove(&TRY_TIMEOUT);
-    let timeout = (!timeout.is_zero()).then_some(timeout);
-    if let Some(timeout) = timeout {
-        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        headers.insert(&EXPECTED, expected(millis));
+
+    /// Tells the upstream how long it has, `elapsed` after the end of the request.
+    pub(super) fn tell(&self, elapsed: Duration, headers: &mut HeaderMap) {
+        let Some(mut expected) = self.per_try.or(self.global) else {
+            return;
+        };
+        if let Some(global) = self.global {
+            // Zero would be no limit.
+            let left = global.saturating_sub(elapsed);
+            expected = expected.min(left.max(Duration::from_millis(1)));
+        }
+        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(&EXPECTED, expected_value(millis));
+        if self.tells_grpc {
+            headers.insert(&GRPC_TIMEOUT, grpc_timeout_value(millis));
+        }
     }
-    timeout
+}
+
+/// A timeout less its offset, unless nothing would be left.
+fn within_offset(timeout: Duration, offset: Option<Duration>) -> Duration {
+    match offset {
+        Some(offset) if offset < timeout => timeout - offset,
+        _ => timeout,
+    }
+}
+
+/// The value of `grpc-timeout`: at most eight digits, with a unit that makes them enough.
+fn grpc_timeout_value(millis: u64) -> HeaderValue {
+    const MOST: u64 = 99_999_999;
+    let (mut value, mut unit) = (millis, 'm');
+    for (step, next) in [(1000, 'S'), (60, 'M'), (60, 'H')] {
+        if value > MOST {
+            (value, unit) = (value / step, next);
+        }
+    }
+    HeaderValue::try_from(format!("{}{unit}", value.min(MOST)))
+        .unwrap_or_else(|_| HeaderValue::from_static("99999999H"))
 }
 
 /// The limit of a stream's life that a route sets: `max_stream_duration`, or what a `grpc-timeout`
@@ -43,16 +133,11 @@ pub fn max_stream_duration(route: &Forward, headers: &HeaderMap) -> Option<Durat
         && is_grpc(headers)
         && let Some(asked) = headers.get(&GRPC_TIMEOUT).and_then(grpc_timeout)
     {
-        let mut timeout = asked;
-        if !max.is_zero() {
-            timeout = timeout.min(max);
-        }
-        if let Some(offset) = route.grpc_timeout_header_offset
-            && offset < timeout
-        {
-            timeout -= offset;
-        }
-        return Some(timeout);
+        let timeout = match max.is_zero() {
+            true => asked,
+            false => asked.min(max),
+        };
+        return Some(within_offset(timeout, route.grpc_timeout_header_offset));
     }
     route.max_stream_duration
 }
@@ -80,7 +165,7 @@ fn integer(value: &HeaderValue) -> Option<u64> {
 }
 
 /// The header value of a number; Envoy's default timeout is not made anew for each request.
-fn expected(millis: u64) -> HeaderValue {
+fn expected_value(millis: u64) -> HeaderValue {
     match millis {
         15_000 => HeaderValue::from_static("15000"),
         _ => HeaderValue::from(millis),
@@ -93,8 +178,21 @@ pub(super) struct Deadlines {
     timeout: Option<Duration>,
     /// When `timeout` runs out; it starts at the end of the request.
     route: Option<Instant>,
+    max_life: Option<Duration>,
+    /// When this try must be over.
     life: Option<Instant>,
+    /// The request's body on its way in this try, until its end was seen.
     upload: Option<Rc<UploadState>>,
+    per_try: Option<Box<PerTry>>,
+}
+
+/// The limits of each try.
+struct PerTry {
+    timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    is_connected: bool,
+    deadline: Option<Instant>,
+    idle: Option<Instant>,
 }
 
 /// Which deadline passed.
@@ -104,52 +202,134 @@ pub(super) enum Expired {
     Route,
     /// The cluster's `max_stream_duration`.
     Life,
+    /// `per_try_timeout`.
+    PerTry,
+    /// `per_try_idle_timeout`.
+    PerTryIdle,
 }
 
 impl Deadlines {
-    /// `timeout` from the end of `upload` (from now on without one), `life` from now on.
-    pub(super) fn new(
-        timer: Timer,
-        now: Instant,
-        timeout: Option<Duration>,
-        life: Option<Duration>,
-        upload: Option<Rc<UploadState>>,
-    ) -> Self {
-        let route = match &upload {
-            Some(_) => None,
-            None => timeout.map(|timeout| now + timeout),
-        };
+    /// Within `limits`; `life` is the cluster's `max_stream_duration`, which each try has.
+    pub(super) fn new(timer: Timer, limits: &Limits, life: Option<Duration>) -> Self {
+        let per_try = (limits.per_try.is_some() || limits.per_try_idle.is_some()).then(|| {
+            Box::new(PerTry {
+                timeout: limits.per_try,
+                idle_timeout: limits.per_try_idle,
+                is_connected: false,
+                deadline: None,
+                idle: None,
+            })
+        });
         Self {
             timer,
-            timeout,
-            route,
-            life: life.map(|life| now + life),
-            upload,
+            timeout: limits.global,
+            route: None,
+            max_life: life,
+            life: None,
+            upload: None,
+            per_try,
+        }
+    }
+
+    /// A try begins. The request's end is that of `upload`, if it was not seen before; without one it
+    /// is now.
+    pub(super) fn begin_try(&mut self, now: Instant, upload: Option<Rc<UploadState>>) {
+        self.upload = upload;
+        if self.upload.is_none() {
+            self.complete_request(now);
+        }
+    }
+
+    /// The try has its connection.
+    pub(super) fn connected(&mut self, now: Instant) {
+        self.life = self.max_life.map(|life| now + life);
+        if let Some(per_try) = &mut self.per_try {
+            per_try.is_connected = true;
+            if self.upload.is_none() {
+                per_try.arm(now);
+            }
+        }
+    }
+
+    /// The response goes to the client: the try counts no more.
+    pub(super) fn respond(&mut self) {
+        if let Some(per_try) = &mut self.per_try {
+            per_try.deadline = None;
+        }
+    }
+
+    /// Something of the response came.
+    pub(super) fn touch(&mut self) {
+        if let Some(per_try) = &mut self.per_try
+            && per_try.idle.is_some()
+        {
+            per_try.idle = per_try.idle_timeout.map(|idle| Instant::now() + idle);
+        }
+    }
+
+    /// The try is over, for another one.
+    pub(super) fn end_try(&mut self) {
+        self.life = None;
+        self.upload = None;
+        if let Some(per_try) = &mut self.per_try {
+            per_try.is_connected = false;
+            per_try.deadline = None;
+            per_try.idle = None;
+        }
+    }
+
+    fn complete_request(&mut self, now: Instant) {
+        if self.route.is_none() {
+            self.route = self.timeout.map(|timeout| now + timeout);
+        }
+        if let Some(per_try) = &mut self.per_try
+            && per_try.is_connected
+        {
+            per_try.arm(now);
         }
     }
 
     /// Ready when a deadline passed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
-        if self.route.is_none()
-            && let (Some(timeout), Some(upload)) = (self.timeout, &self.upload)
+        if let Some(upload) = &self.upload
+            && (self.timeout.is_some() || self.per_try.is_some())
             && upload.poll_done(cx).is_ready()
         {
-            self.route = Some(Instant::now() + timeout);
+            self.upload = None;
+            self.complete_request(Instant::now());
         }
-        let (deadline, which) = match (self.route, self.life) {
-            (None, None) => return Poll::Pending,
-            (Some(route), Some(life)) if life < route => (life, Expired::Life),
-            (Some(route), _) => (route, Expired::Route),
-            (None, Some(life)) => (life, Expired::Life),
-        };
-        self.timer.poll_until(deadline, cx).map(|()| which)
+        let per_try = self.per_try.as_ref();
+        let all = [
+            (self.route, Expired::Route),
+            (self.life, Expired::Life),
+            (per_try.and_then(|try_| try_.deadline), Expired::PerTry),
+            (per_try.and_then(|try_| try_.idle), Expired::PerTryIdle),
+        ];
+        let next = all
+            .into_iter()
+            .filter_map(|(deadline, which)| deadline.map(|deadline| (deadline, which)))
+            .min_by_key(|(deadline, _)| *deadline);
+        match next {
+            Some((deadline, which)) => self.timer.poll_until(deadline, cx).map(|()| which),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl PerTry {
+    fn arm(&mut self, now: Instant) {
+        self.deadline = self.timeout.map(|timeout| now + timeout);
+        self.idle = self.idle_timeout.map(|timeout| now + timeout);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::route::{ClusterSpecifier, Priority};
+    use crate::config::{
+        retry::BufferLimit,
+        route::{ClusterSpecifier, Priority},
+    };
 
     fn route() -> Forward {
         Forward {
@@ -166,6 +346,10 @@ mod tests {
             priority: Priority::Default,
             hash_policy: Vec::new(),
             mirrors: std::sync::Arc::from([]),
+            retry: None,
+            buffer_limit: BufferLimit::Connection,
+            max_grpc_timeout: None,
+            grpc_timeout_offset: None,
         }
     }
 
@@ -179,13 +363,18 @@ mod tests {
         all.iter().map(value).collect()
     }
 
+    fn limits(route: &Forward, headers: &mut HeaderMap) -> Limits {
+        let has_controls = has_controls(headers);
+        let limits = Limits::of(route, headers, has_controls);
+        limits.tell(Duration::ZERO, headers);
+        limits
+    }
+
     #[test]
     fn the_upstream_is_told_the_timeout() {
         let mut told = HeaderMap::new();
-        assert_eq!(
-            route_timeout(&route(), &mut told),
-            Some(Duration::from_secs(15))
-        );
+        let global = Some(Duration::from_secs(15));
+        assert_eq!(limits(&route(), &mut told).global, global);
         assert_eq!(told[&EXPECTED], "15000");
 
         let unlimited = Forward {
@@ -193,22 +382,44 @@ mod tests {
             ..route()
         };
         let mut told = HeaderMap::new();
-        assert_eq!(route_timeout(&unlimited, &mut told), None);
+        assert_eq!(limits(&unlimited, &mut told).global, None);
         assert!(told.is_empty());
     }
 
     #[test]
-    fn a_header_overrides_the_timeout_and_goes_no_further() {
+    fn headers_override_the_timeouts_and_go_no_further() {
         let mut told = headers(&[
             ("x-envoy-upstream-rq-timeout-ms", "250"),
             ("x-envoy-upstream-rq-per-try-timeout-ms", "100"),
         ]);
-        assert_eq!(
-            route_timeout(&route(), &mut told),
-            Some(Duration::from_millis(250))
-        );
-        assert_eq!(told[&EXPECTED], "250");
+        let limits = limits(&route(), &mut told);
+        assert_eq!(limits.global, Some(Duration::from_millis(250)));
+        assert_eq!(limits.per_try, Some(Duration::from_millis(100)));
+        assert_eq!(told[&EXPECTED], "100");
         assert_eq!(told.len(), 1);
+        limits.tell(Duration::from_millis(200), &mut told);
+        assert_eq!(told[&EXPECTED], "50");
+        limits.tell(Duration::from_millis(400), &mut told);
+        assert_eq!(told[&EXPECTED], "1");
+    }
+
+    #[test]
+    fn a_try_of_the_whole_time_is_none() {
+        let mut told = headers(&[("x-envoy-upstream-rq-per-try-timeout-ms", "15000")]);
+        assert_eq!(limits(&route(), &mut told).per_try, None);
+        assert_eq!(told[&EXPECTED], "15000");
+    }
+
+    #[test]
+    fn grpc_timeouts_are_told_in_eight_digits() {
+        for (millis, text) in [
+            (0, "0m"),
+            (1500, "1500m"),
+            (100_000_000, "100000S"),
+            (u64::MAX, "99999999H"),
+        ] {
+            assert_eq!(grpc_timeout_value(millis), text);
+        }
     }
 
     #[test]

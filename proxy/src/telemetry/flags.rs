@@ -2,14 +2,23 @@
 
 use std::{fmt, ops};
 
-/// A set of response flags.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct ResponseFlags(u32);
+/// A set of response flags. It remembers the order in which the first few were set: Envoy prints them
+/// in that order.
+#[derive(Clone, Copy, Default)]
+pub struct ResponseFlags {
+    set: u32,
+    /// Places of flags in [`Self::NAMES`], from one, six bits each; the first is lowest.
+    order: u32,
+}
+
+/// How many flags have their place in the order.
+const ORDERED: u32 = 5;
+const PLACE_BITS: u32 = 6;
 
 macro_rules! flags {
     ($($name:ident = $bit:literal, $short:literal, $long:literal, $doc:literal;)*) => {
         impl ResponseFlags {
-            $(#[doc = concat!("`", $short, "`: ", $doc)] pub const $name: Self = Self(1 << $bit);)*
+            $(#[doc = concat!("`", $short, "`: ", $doc)] pub const $name: Self = Self { set: 1 << $bit, order: 0 };)*
 
             /// Every flag with its short and long name, in the order in which Envoy prints them.
             const NAMES: &'static [(Self, &'static str, &'static str)] =
@@ -55,18 +64,23 @@ impl ResponseFlags {
     /// Whether none is set.
     #[must_use]
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.set == 0
     }
 
     /// Whether all of `other` are set.
     #[must_use]
     pub fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+        self.set & other.set == other.set
     }
 
     /// Sets `other` too.
     pub fn insert(&mut self, other: Self) {
-        self.0 |= other.0;
+        for (index, (flag, ..)) in Self::NAMES.iter().enumerate() {
+            if other.contains(*flag) && !self.contains(*flag) {
+                self.append(index);
+            }
+        }
+        self.set |= other.set;
     }
 
     /// The short names of the flags that are set.
@@ -79,9 +93,26 @@ impl ResponseFlags {
         self.names().map(|(_, long)| long)
     }
 
+    /// Notes that the flag at this place is set next.
+    fn append(&mut self, index: usize) {
+        let next = (0..ORDERED).find(|nth| self.nth(*nth).is_none());
+        if let (Some(nth), Ok(place)) = (next, u32::try_from(index + 1)) {
+            self.order |= place << (nth * PLACE_BITS);
+        }
+    }
+
+    fn nth(self, nth: u32) -> Option<usize> {
+        let place = self.order >> (nth * PLACE_BITS) & ((1 << PLACE_BITS) - 1);
+        usize::try_from(place).ok()?.checked_sub(1)
+    }
+
     fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        Self::NAMES
-            .iter()
+        let is_ordered = move |index| (0..ORDERED).any(|nth| self.nth(nth) == Some(index));
+        let rest = (0..Self::NAMES.len()).filter(move |index| !is_ordered(*index));
+        (0..ORDERED)
+            .filter_map(move |nth| self.nth(nth))
+            .chain(rest)
+            .filter_map(|index| Self::NAMES.get(index))
             .filter(move |(flag, ..)| self.contains(*flag))
             .map(|(_, short, long)| (*short, *long))
     }
@@ -90,10 +121,20 @@ impl ResponseFlags {
 impl ops::BitOr for ResponseFlags {
     type Output = Self;
 
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    fn bitor(mut self, other: Self) -> Self {
+        self.insert(other);
+        self
     }
 }
+
+/// The order does not matter.
+impl PartialEq for ResponseFlags {
+    fn eq(&self, other: &Self) -> bool {
+        self.set == other.set
+    }
+}
+
+impl Eq for ResponseFlags {}
 
 impl ops::BitOrAssign for ResponseFlags {
     fn bitor_assign(&mut self, other: Self) {
@@ -138,5 +179,12 @@ mod tests {
             ["UpstreamConnectionFailure", "UpstreamRetryLimitExceeded"]
         );
         assert!(!flags.contains(ResponseFlags::NO_ROUTE_FOUND));
+        let mut flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED | ResponseFlags::default();
+        flags |= ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
+        assert_eq!(flags.to_string(), "UF,URX");
+        let mut flags = ResponseFlags::default();
+        flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+        flags |= ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
+        assert_eq!(flags.to_string(), "URX,UF");
     }
 }

@@ -16,6 +16,8 @@ pub struct CodeStats {
     all: Group,
     internal: Group,
     external: Group,
+    /// Answers that were not passed on because of a retry.
+    retried: Group,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,7 @@ impl CodeStats {
             all: Group::new(scope.clone()),
             internal: Group::new(scope.scope("internal")),
             external: Group::new(scope.scope("external")),
+            retried: Group::new(scope.scope("retry")),
         }
     }
 
@@ -42,6 +45,11 @@ impl CodeStats {
     pub fn count(&self, code: StatusCode, is_internal: bool) {
         self.all.count(code);
         self.of(is_internal).count(code);
+    }
+
+    /// Counts a response that is not passed on: the request is tried again.
+    pub fn count_retried(&self, code: StatusCode) {
+        self.retried.count(code);
     }
 
     /// Notes the time from the end of the request to the end of the response.

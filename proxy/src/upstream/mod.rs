@@ -18,7 +18,8 @@ mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use circuit::{Circuit, Resource, Resources, Usage};
+pub(crate) use circuit::RetryPermit;
+pub use circuit::{Circuit, Resource, Resources, Retries, Usage};
 pub use cluster::Cluster;
 pub use codes::CodeStats;
 pub use health::HealthFlags;

@@ -75,6 +75,8 @@ cluster_stats! {
         upstream_cx_max_duration_reached,
         /// Connections that were wanted beyond `max_connections`.
         upstream_cx_overflow,
+        /// Pools that were wanted beyond `max_connection_pools`.
+        upstream_cx_pool_overflow,
         /// Connections closed after their last allowed request.
         upstream_cx_max_requests,
         /// Picks without a host.
@@ -119,6 +121,16 @@ cluster_stats! {
         upstream_rq_max_duration_reached,
         /// Requests tried again.
         upstream_rq_retry,
+        /// Tries after a back-off of random length.
+        upstream_rq_retry_backoff_exponential,
+        /// Tries after a back-off that the response asked for.
+        upstream_rq_retry_backoff_ratelimited,
+        /// Tries that ran into `per_try_timeout`.
+        upstream_rq_per_try_timeout,
+        /// Tries that ran into `per_try_idle_timeout`.
+        upstream_rq_per_try_idle_timeout,
+        /// Requests sent again because a kept connection was lost before they were read.
+        upstream_rq_resent,
         /// Requests for which no try was left.
         upstream_rq_retry_limit_exceeded,
         /// Requests not tried again because of `max_retries`.

@@ -11,6 +11,9 @@ use crate::upstream::Received;
 /// Headers whose values depend on the clock.
 const CLOCKED: [&str; 2] = ["date", "x-envoy-upstream-service-time"];
 
+/// What is left of a timeout: a little less with each retry.
+const EXPECTED: &str = "x-envoy-expected-rq-timeout-ms";
+
 /// Our own header on local replies, which Envoy cannot have (`docs/differences.md`, "everywhere").
 const REASON: &str = "x-outrigger-reason";
 
@@ -79,6 +82,13 @@ impl Normaliser {
             if name == REASON {
                 continue;
             }
+            if name == EXPECTED {
+                headers
+                    .entry(name.clone())
+                    .or_default()
+                    .push(rounded(value));
+                continue;
+            }
             let clocked = CLOCKED.contains(&name.as_str());
             let value = if clocked {
                 "<clock>".to_owned()
@@ -137,6 +147,15 @@ impl Normaliser {
             trailers: self.headers(&received.trailers),
             connection: with_connection.then_some(received.connection),
         }
+    }
+}
+
+/// Without the few milliseconds that a try took.
+fn rounded(millis: &str) -> String {
+    match millis.parse::<u64>() {
+        Ok(millis) if millis > 2000 => (millis.saturating_add(500) / 1000 * 1000).to_string(),
+        Ok(millis) => (millis.saturating_add(25) / 50 * 50).to_string(),
+        Err(_) => millis.to_owned(),
     }
 }
 

@@ -35,10 +35,7 @@ async fn answer(
     ordinal: usize,
 ) -> Result<http::Response<Body>> {
     let (head, mut body) = request.into_parts();
-    let script = state
-        .fixed
-        .clone()
-        .unwrap_or_else(|| Script::of(&head.headers));
+    let script = state.script(&head);
     let mut received = received(&head, &state.identity, ordinal);
     let place = state.record(received.clone());
     if !script.early {

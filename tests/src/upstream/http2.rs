@@ -9,7 +9,7 @@ use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use tokio::net::TcpStream;
 
-use super::script::{Reset, Script, summary};
+use super::script::{Reset, summary};
 use super::{Received, SCRIPT, State};
 use crate::client::{header_map, pairs};
 
@@ -37,10 +37,7 @@ async fn answer(
     ordinal: usize,
 ) -> Result<()> {
     let (head, mut body) = request.into_parts();
-    let script = state
-        .fixed
-        .clone()
-        .unwrap_or_else(|| Script::of(&head.headers));
+    let script = state.script(&head);
     let mut received = received(&head, &state.identity, ordinal);
     let place = state.record(received.clone());
     if !script.early {

@@ -5,6 +5,7 @@ mod http1;
 mod http2;
 mod script;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,6 +63,8 @@ struct State {
     received: Mutex<Vec<Received>>,
     connections: AtomicUsize,
     fixed: Option<Script>,
+    /// How often a request with this path and script came.
+    seen: Mutex<HashMap<Vec<u8>, usize>>,
 }
 
 impl Upstream {
@@ -83,6 +86,7 @@ impl Upstream {
             received: Mutex::default(),
             connections: AtomicUsize::new(0),
             fixed,
+            seen: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&state)));
         Ok(Self {
@@ -129,6 +133,28 @@ impl State {
         let mut all = self.lock();
         all.push(received);
         all.len() - 1
+    }
+
+    /// What to answer to a request.
+    fn script(&self, head: &http::request::Parts) -> Script {
+        if let Some(fixed) = &self.fixed {
+            return fixed.clone();
+        }
+        let script = Script::of(&head.headers);
+        if script.then.is_empty() && script.only.is_none() {
+            return script;
+        }
+        let mut key = head.uri.path().as_bytes().to_vec();
+        key.extend(
+            head.headers
+                .get(SCRIPT)
+                .map(|text| text.as_bytes())
+                .unwrap_or_default(),
+        );
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = seen.entry(key).or_default();
+        *times += 1;
+        script.for_request(&self.identity, *times - 1)
     }
 
     /// Adds body and trailers, unless the record was taken meanwhile.

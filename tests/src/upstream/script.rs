@@ -31,6 +31,10 @@ pub struct Script {
     pub early: bool,
     /// Answer with headers only (HTTP/2: END_STREAM on the head).
     pub no_body: bool,
+    /// What follows when the same request comes again (a retry); the last one stays.
+    pub then: Vec<Self>,
+    /// Only the upstream of this name follows the script; others echo.
+    pub only: Option<String>,
 }
 
 /// Where a scripted upstream breaks off.
@@ -46,6 +50,18 @@ pub enum Reset {
 }
 
 impl Script {
+    /// What a request asks of the upstream `identity` that has seen it `before` so many times.
+    pub(super) fn for_request(mut self, identity: &str, before: usize) -> Self {
+        if self.only.as_deref().is_some_and(|only| only != identity) {
+            return Self::default();
+        }
+        let last = self.then.len();
+        match before.min(last).checked_sub(1) {
+            Some(index) => self.then.swap_remove(index),
+            None => self,
+        }
+    }
+
     /// The script that a request carries, if it does.
     pub(super) fn of(headers: &http::HeaderMap) -> Self {
         let Some(value) = headers.get(SCRIPT) else {

@@ -6,7 +6,9 @@ use outrigger_proto::envoy::config::{
     cluster::v3::{
         CircuitBreakers as BreakersProto, Cluster as Proto, TrackClusterStats,
         UpstreamConnectionOptions,
-        circuit_breakers::Thresholds as ThresholdsProto,
+        circuit_breakers::{
+            Thresholds as ThresholdsProto, thresholds::RetryBudget as RetryBudgetProto,
+        },
         cluster::{
             ClusterDiscoveryType, ClusterProtocolSelection, DiscoveryType,
             DnsLookupFamily as FamilyProto, EdsClusterConfig,
@@ -27,7 +29,7 @@ use super::{endpoint, health_check, http_protocol, load_balancing, outlier_detec
 use crate::{
     config::cluster::{
         CircuitBreakers, Cluster, Discovery, Dns, DnsLookupFamily, EndpointAddress, LoadAssignment,
-        TcpKeepalive, Thresholds,
+        RetryBudget, TcpKeepalive, Thresholds,
     },
     convert::{Cx, u32_or},
     no_effect, unsupported,
@@ -37,6 +39,9 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_REFRESH: Duration = Duration::from_secs(5);
 const BUFFER_LIMIT: u32 = 1024 * 1024;
+
+/// Counts of requests are kept that long at most.
+const MAX_BUDGET_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// A whole cluster.
 #[expect(
@@ -430,7 +435,6 @@ fn breakers(cx: &Cx<'_>, breakers: BreakersProto) -> CircuitBreakers {
         thresholds,
         per_host_thresholds,
     } = breakers;
-    unsupported!(cx, BreakersProto, [per_host_thresholds]);
     let mut converted = CircuitBreakers::default();
     let list = cx.field("thresholds");
     // Envoy uses the first entry of each priority.
@@ -447,13 +451,20 @@ fn breakers(cx: &Cx<'_>, breakers: BreakersProto) -> CircuitBreakers {
             track_remaining,
             max_connection_pools,
         } = proto;
-        unsupported!(cx, ThresholdsProto, [retry_budget, max_connection_pools]);
+        no_effect!(
+            cx,
+            ThresholdsProto,
+            "what remains of each limit is always shown",
+            [track_remaining]
+        );
         let limits = Thresholds {
             max_connections: u32_or(max_connections, 1024),
             max_pending_requests: u32_or(max_pending_requests, 1024),
             max_requests: u32_or(max_requests, 1024),
             max_retries: u32_or(max_retries, 3),
-            track_remaining,
+            max_connection_pools: max_connection_pools.map(|wrapper| wrapper.value),
+            max_connections_per_host: None,
+            retry_budget: retry_budget.map(|proto| budget(&cx.field("retry_budget"), proto)),
         };
         match cx.enumeration("priority", priority) {
             Some(RoutingPriority::Default) => converted.default = limits,
@@ -461,7 +472,70 @@ fn breakers(cx: &Cx<'_>, breakers: BreakersProto) -> CircuitBreakers {
             None => {}
         }
     }
+    let list = cx.field("per_host_thresholds");
+    for (index, proto) in per_host_thresholds.into_iter().enumerate().rev() {
+        per_host(&list.index(index), proto, &mut converted);
+    }
     converted
+}
+
+/// Of the limits for each host Envoy knows only the one of connections, and refuses the others too.
+fn per_host(cx: &Cx<'_>, thresholds: ThresholdsProto, converted: &mut CircuitBreakers) {
+    let ThresholdsProto {
+        priority,
+        max_connections,
+        max_pending_requests,
+        max_requests,
+        max_retries,
+        retry_budget,
+        // Each host's figures are in `/clusters`.
+        track_remaining: _,
+        max_connection_pools,
+    } = thresholds;
+    for (field, is_set) in [
+        ("max_pending_requests", max_pending_requests.is_some()),
+        ("max_requests", max_requests.is_some()),
+        ("max_retries", max_retries.is_some()),
+        ("retry_budget", retry_budget.is_some()),
+        ("max_connection_pools", max_connection_pools.is_some()),
+    ] {
+        if is_set {
+            cx.field(field)
+                .error("Unsupported field in per_host_thresholds");
+        }
+    }
+    let limit = max_connections.map(|wrapper| wrapper.value);
+    match cx.enumeration("priority", priority) {
+        Some(RoutingPriority::Default) => converted.default.max_connections_per_host = limit,
+        Some(RoutingPriority::High) => converted.high.max_connections_per_host = limit,
+        None => {}
+    }
+}
+
+fn budget(cx: &Cx<'_>, budget: RetryBudgetProto) -> RetryBudget {
+    cx.converts::<RetryBudgetProto>();
+    let RetryBudgetProto {
+        budget_percent,
+        budget_interval,
+        min_retry_concurrency,
+    } = budget;
+    let percent = budget_percent.map_or(20.0, |percent| percent.value);
+    if !(0.0..=100.0).contains(&percent) {
+        cx.field("budget_percent")
+            .error("value must be inside range [0, 100]");
+    }
+    let interval = cx
+        .optional_duration("budget_interval", budget_interval)
+        .unwrap_or_default();
+    if interval > MAX_BUDGET_INTERVAL {
+        cx.field("budget_interval")
+            .error("value must be less than or equal to 1h");
+    }
+    RetryBudget {
+        percent,
+        interval,
+        min_concurrency: u32_or(min_retry_concurrency, 3),
+    }
 }
 
 fn connection_options(cx: &Cx<'_>, options: UpstreamConnectionOptions) -> Option<TcpKeepalive> {

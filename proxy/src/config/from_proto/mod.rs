@@ -18,6 +18,7 @@ mod load_balancing;
 pub(crate) mod matcher;
 mod mirror;
 mod outlier_detection;
+mod retry;
 mod route;
 mod route_action;
 mod source;

@@ -15,11 +15,12 @@ use outrigger_proto::{
     google::protobuf::{BoolValue, value::Kind},
 };
 
-use super::{header, http_filter, matcher, mirror, route_action, tracing};
+use super::{header, http_filter, matcher, mirror, retry, route_action, tracing};
 use crate::{
+    config::retry::{BufferLimit, RetryPolicy},
     config::route::{
-        Action, DirectResponse, PathMatch, Route, RouteConfiguration, RouteMatch, TlsRequirement,
-        VirtualHost,
+        Action, DirectResponse, Forward, PathMatch, Route, RouteConfiguration, RouteMatch,
+        TlsRequirement, VirtualHost,
     },
     convert::{Cx, bool_or, u32_or},
     no_effect, unsupported,
@@ -165,18 +166,10 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
             virtual_clusters,
             rate_limits,
             cors,
-            retry_policy,
             retry_policy_typed_config,
             hedge_policy,
-            include_is_timeout_retry_header,
             route_specifiers
         ]
-    );
-    no_effect!(
-        cx,
-        VirtualHostProto,
-        "no request is ever buffered: nothing is retried or mirrored yet",
-        [per_request_buffer_limit_bytes, request_body_buffer_limit]
     );
     no_effect!(
         cx,
@@ -194,11 +187,26 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
         .enumerate()
         .filter_map(|(index, domain)| domain_name(&domains_cx.index(index), domain))
         .collect();
+    let inherited = Inherited {
+        retry: retry_policy.map(|proto| Arc::new(retry::policy(&cx.field("retry_policy"), proto))),
+        buffer_limit: retry::buffer_limit(
+            cx,
+            per_request_buffer_limit_bytes,
+            request_body_buffer_limit,
+        ),
+    };
     let routes_cx = cx.field("routes");
     let mut routes = routes
         .into_iter()
         .enumerate()
-        .filter_map(|(index, proto)| route(&routes_cx.index(index), proto, max_body, &name, index))
+        .filter_map(|(index, proto)| {
+            let place = Place {
+                virtual_host: &name,
+                inherited: &inherited,
+                index,
+            };
+            route(&routes_cx.index(index), proto, max_body, &place)
+        })
         .map(Arc::new)
         .collect::<Vec<_>>();
     mirror::inherit(&mut routes, &mirror::policies(cx, request_mirror_policies));
@@ -227,7 +235,32 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
         include_request_attempt_count,
         include_attempt_count_in_response,
         per_filter: http_filter::per_filter(cx, typed_per_filter_config),
+        include_is_timeout_retry_header,
     })
+}
+
+/// Where a route is.
+struct Place<'a> {
+    virtual_host: &'a str,
+    inherited: &'a Inherited,
+    index: usize,
+}
+
+/// What routes have from their virtual host where they say nothing themselves.
+struct Inherited {
+    retry: Option<Arc<RetryPolicy>>,
+    buffer_limit: Option<BufferLimit>,
+}
+
+impl Inherited {
+    fn fill(&self, forward: &mut Forward, own_limit: Option<BufferLimit>) {
+        if forward.retry.is_none() {
+            forward.retry.clone_from(&self.retry);
+        }
+        forward.buffer_limit = own_limit
+            .or(self.buffer_limit)
+            .unwrap_or(BufferLimit::Connection);
+    }
 }
 
 /// A domain may have one `*`, at its start or its end. Envoy takes any other `*` for itself, and an empty
@@ -248,13 +281,7 @@ fn domain_name(cx: &Cx<'_>, domain: &str) -> Option<Arc<str>> {
     Some(Arc::from(domain.to_ascii_lowercase()))
 }
 
-fn route(
-    cx: &Cx<'_>,
-    route: RouteProto,
-    max_body: u32,
-    virtual_host: &str,
-    index: usize,
-) -> Option<Route> {
+fn route(cx: &Cx<'_>, route: RouteProto, max_body: u32, place: &Place<'_>) -> Option<Route> {
     cx.converts::<RouteProto>();
     cx.refuses::<RouteProto>(&["filter_action", "non_forwarding_action"]);
     #[expect(deprecated, reason = "named to be refused or without effect")]
@@ -276,11 +303,10 @@ fn route(
         action,
     } = route;
     unsupported!(cx, RouteProto, [stat_prefix, route_specifiers]);
-    no_effect!(
+    let own_limit = retry::buffer_limit(
         cx,
-        RouteProto,
-        "no request is ever buffered: nothing is retried or mirrored yet",
-        [per_request_buffer_limit_bytes, request_body_buffer_limit]
+        per_request_buffer_limit_bytes,
+        request_body_buffer_limit,
     );
     let (operation, propagated_operation) = decorator
         .map(|proto| decorator_operation(&cx.field("decorator"), proto))
@@ -290,7 +316,7 @@ fn route(
         .and_then(|proto| route_match(&cx.field("match"), proto));
     let origin = origin(metadata.as_ref()).unwrap_or_else(|| {
         if name.is_empty() {
-            format!("route {virtual_host}[{index}]")
+            format!("route {}[{}]", place.virtual_host, place.index)
         } else {
             format!("route {name}")
         }
@@ -303,6 +329,7 @@ fn route(
                 if is_monotone {
                     route_action::make_monotone(&at, &mut forward.cluster);
                 }
+                place.inherited.fill(&mut forward, own_limit);
                 Action::Forward(Box::new(forward))
             })
         }

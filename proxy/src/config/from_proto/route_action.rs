@@ -18,8 +18,9 @@ use outrigger_proto::{
     google::protobuf::BoolValue,
 };
 
-use super::{hash_policy, header, http_filter, matcher, mirror};
+use super::{hash_policy, header, http_filter, matcher, mirror, retry};
 use crate::{
+    config::retry::BufferLimit,
     config::route::{
         ClusterName, ClusterSpecifier, Forward, HostRewrite, PathRedirect, PathRewrite, Priority,
         RandomValue, Redirect, SchemeRedirect, WeightedCluster, WeightedClusters,
@@ -80,7 +81,6 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
             path_rewrite,
             flush_timeout,
             early_data_policy,
-            retry_policy,
             retry_policy_typed_config,
             rate_limits,
             include_vh_rate_limits,
@@ -108,6 +108,7 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
             None
         }
     };
+    let has_stream_durations = max_stream_duration.is_some();
     let durations = stream_durations(&cx.field("max_stream_duration"), max_stream_duration);
     let status = match cx.enumeration(
         "cluster_not_found_response_code",
@@ -127,18 +128,25 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
         path_rewrite,
         host_rewrite: host_rewrite_specifier.and_then(|specifier| host_rewrite(cx, specifier)),
         append_x_forwarded_host,
-        timeout: cx.duration_or("timeout", timeout, ROUTE_TIMEOUT),
+        // With `max_stream_duration` Envoy takes neither this nor `max_grpc_timeout` for anything.
+        timeout: match has_stream_durations {
+            true => Duration::ZERO,
+            false => cx.duration_or("timeout", timeout, ROUTE_TIMEOUT),
+        },
         idle_timeout: cx.optional_duration("idle_timeout", idle_timeout),
         max_stream_duration: durations.max,
-        grpc_timeout_header_max: durations
-            .grpc_max
-            .or_else(|| cx.optional_duration("max_grpc_timeout", max_grpc_timeout)),
-        grpc_timeout_header_offset: durations
-            .grpc_offset
-            .or_else(|| cx.optional_duration("grpc_timeout_offset", grpc_timeout_offset)),
+        grpc_timeout_header_max: durations.grpc_max,
+        grpc_timeout_header_offset: durations.grpc_offset,
+        max_grpc_timeout: cx
+            .optional_duration("max_grpc_timeout", max_grpc_timeout)
+            .filter(|_| !has_stream_durations),
+        grpc_timeout_offset: cx.optional_duration("grpc_timeout_offset", grpc_timeout_offset),
         priority,
         hash_policy: hash_policy::policies(&cx.field("hash_policy"), hash_policy),
         mirrors: mirror::policies(cx, request_mirror_policies),
+        retry: retry_policy.map(|proto| Arc::new(retry::policy(&cx.field("retry_policy"), proto))),
+        // What the levels around say is filled in by them.
+        buffer_limit: BufferLimit::Connection,
     })
 }
 

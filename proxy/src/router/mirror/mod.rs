@@ -24,12 +24,12 @@ use smallvec::SmallVec;
 
 use self::queue::{Queue, Sender};
 use super::{
-    attempt::{Attempt, note_ended},
+    attempt::Attempt,
     choice::by_header,
-    failure::{self, Ended},
+    failure::{self, Ended, Told},
     matcher::string_matches,
     mutate::Mutations,
-    timeout::{Deadlines, Expired},
+    timeout::{Deadlines, Expired, Limits},
 };
 use crate::{
     config::{
@@ -291,36 +291,37 @@ impl Copy {
         };
         // The time counts from when the client had sent everything: a cluster that reads nothing does not
         // keep a copy for ever.
-        let deadlines = Deadlines::new(
-            worker.timers.timer(),
-            start,
-            timeout,
-            cluster.config.max_stream_duration,
-            arrived,
-        );
+        let limits = Limits {
+            global: timeout,
+            ..Limits::default()
+        };
+        let life = cluster.config.max_stream_duration;
+        let mut deadlines = Deadlines::new(worker.timers.timer(), &limits, life);
+        deadlines.begin_try(start, arrived);
         let attempt = Attempt {
             cluster: Arc::clone(&cluster),
             host,
             priority: Priority::Default,
             parts,
             body,
-            deadlines,
             upload,
             start,
+            begun: start,
+            is_retriable: false,
+            resends: false,
         };
-        let is_http2 = attempt.begin(cx);
-        let outcome = match is_http2 {
-            true => attempt.http2(cx).await,
-            false => attempt.http1(cx).await,
-        };
-        match outcome {
-            Ok((head, mut body)) => {
+        match attempt.run(cx, &mut deadlines).await {
+            Ok(answer) => {
+                let (head, mut body) = answer.accept(cx, deadlines);
                 cx.info.response_code = Some(head.status);
                 discard(&mut body).await;
             }
             Err(ended) => {
-                note_ended(cx, &ended, is_http2);
-                let mut reply = failure::reply(&ended, true);
+                let told = Told {
+                    is_request_complete: true,
+                    ..Told::default()
+                };
+                let mut reply = failure::reply(&ended, told);
                 if !matches!(ended, Ended::Expired(Expired::Life)) {
                     cluster.stats.codes.count(reply.status, true);
                 }

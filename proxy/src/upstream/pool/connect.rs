@@ -14,15 +14,18 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Base, ConnectFailure};
+use super::{Base, ConnectFailure, guard::Traffic};
 use crate::telemetry::stats::Counter;
 
 /// Connects to the pool's host within its cluster's `connect_timeout`.
-pub(super) async fn connect(base: &Rc<Base>) -> Result<Metered, ConnectFailure> {
+pub(super) async fn connect(
+    base: &Rc<Base>,
+    traffic: &Rc<Traffic>,
+) -> Result<Metered, ConnectFailure> {
     let timeout = base.cluster().config.connect_timeout;
     let failure = match tokio::time::timeout(timeout, TcpStream::connect(base.host.address)).await {
         Ok(Ok(stream)) => match prepare(base, &stream) {
-            Ok(()) => return Ok(Metered::new(base, stream)),
+            Ok(()) => return Ok(Metered::new(base, traffic, stream)),
             Err(error) => ConnectFailure {
                 is_timeout: false,
                 reason: describe(&error),
@@ -76,15 +79,17 @@ pub(super) struct Metered {
     stream: TcpStream,
     received: Counter,
     sent: Counter,
+    traffic: Rc<Traffic>,
 }
 
 impl Metered {
-    fn new(base: &Rc<Base>, stream: TcpStream) -> Self {
+    fn new(base: &Rc<Base>, traffic: &Rc<Traffic>, stream: TcpStream) -> Self {
         let stats = base.stats();
         Self {
             stream,
             received: stats.upstream_cx_rx_bytes_total.clone(),
             sent: stats.upstream_cx_tx_bytes_total.clone(),
+            traffic: Rc::clone(traffic),
         }
     }
 
@@ -94,7 +99,9 @@ impl Metered {
 
     fn sent(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &polled {
-            self.sent.add(*bytes as u64);
+            let bytes = *bytes as u64;
+            self.sent.add(bytes);
+            self.traffic.sent.set(self.traffic.sent.get() + bytes);
         }
         polled
     }
@@ -110,7 +117,11 @@ impl AsyncRead for Metered {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if polled.is_ready() {
-            this.received.add((buffer.filled().len() - before) as u64);
+            let bytes = (buffer.filled().len() - before) as u64;
+            this.received.add(bytes);
+            this.traffic
+                .received
+                .set(this.traffic.received.get() + bytes);
         }
         polled
     }

@@ -79,6 +79,20 @@ impl Drop for PendingRequest {
     }
 }
 
+/// What went over one connection.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) sent: Cell<u64>,
+    pub(super) received: Cell<u64>,
+}
+
+impl Traffic {
+    /// Bytes sent and received.
+    pub(super) fn get(&self) -> (u64, u64) {
+        (self.sent.get(), self.received.get())
+    }
+}
+
 /// One connection, from the start of its making to its end.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -88,6 +102,8 @@ pub(crate) struct Connection {
     start: Instant,
     /// Our address, once connected.
     pub(super) local: Cell<Option<std::net::SocketAddr>>,
+    /// Bytes sent and received.
+    pub(super) traffic: Rc<Traffic>,
     /// Requests in flight.
     pub(super) active: Cell<u32>,
     /// Requests that were sent on it.
@@ -101,6 +117,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(super) fn new(base: &Rc<Base>, protocol: Version) -> Self {
         let stats = base.stats();
+        base.keep_slot();
         base.resources().connections.acquire();
         match protocol {
             Version::HTTP_2 => stats.upstream_cx_http2_total.inc(),
@@ -116,6 +133,7 @@ impl Connection {
             base: Rc::clone(base),
             start: Instant::now(),
             local: Cell::new(None),
+            traffic: Rc::default(),
             active: Cell::new(0),
             served: Cell::new(0),
             is_draining: Cell::new(false),
@@ -184,5 +202,8 @@ impl Drop for Connection {
         self.base.host.stats.cx_active.fetch_sub(1, Relaxed);
         self.base.connections.set(self.base.connections.get() - 1);
         self.base.resources().connections.release();
+        if self.base.connections.get() == 0 {
+            self.base.give_slot();
+        }
     }
 }

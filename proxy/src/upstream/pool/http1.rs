@@ -71,8 +71,12 @@ impl HostPool for Pool {
 impl Pool {
     /// A connection for one request: an idle one, or a new one that is waited for.
     pub(crate) async fn acquire(self: &Rc<Self>) -> Result<Lease, Failure> {
+        let mut idle_since = None;
         let ready = match self.pop_idle() {
-            Some(ready) => ready,
+            Some(idle) => {
+                idle_since = Some(idle.since);
+                idle.ready
+            }
             None => self.wait().await?,
         };
         let Some(request) = ActiveRequest::new(&self.base) else {
@@ -83,16 +87,17 @@ impl Pool {
         Ok(Lease {
             pool: Rc::clone(self),
             ready: Some(ready),
+            idle_since,
             _request: request,
         })
     }
 
-    fn pop_idle(&self) -> Option<Ready> {
+    fn pop_idle(&self) -> Option<Idle> {
         let mut list = self.idle.borrow_mut();
-        while let Some(Idle { ready, .. }) = list.pop() {
+        while let Some(idle) = list.pop() {
             // One that the peer closed is not ready; its end is noted by its task.
-            if ready.sender.is_ready() {
-                return Some(ready);
+            if idle.ready.sender.is_ready() {
+                return Some(idle);
             }
         }
         None
@@ -118,7 +123,7 @@ impl Pool {
     }
 
     async fn connect(self: Rc<Self>, connection: Rc<Connection>) {
-        let connected = connect(&self.base).await;
+        let connected = connect(&self.base, &connection.traffic).await;
         self.connecting.set(self.connecting.get() - 1);
         let io = match connected {
             Ok(io) => io,
@@ -270,8 +275,14 @@ impl Ready {
 pub(crate) struct Lease {
     pool: Rc<Pool>,
     ready: Option<Ready>,
+    /// Since when the connection had been idle.
+    idle_since: Option<Instant>,
     _request: ActiveRequest,
 }
+
+/// A connection that was idle for longer may be closed by its peer just now. What is needed to send a
+/// request again is kept only then: at full load it would cost something for nothing.
+const STALE: Duration = Duration::from_millis(1);
 
 /// How sending failed.
 pub(crate) enum SendError {
@@ -319,6 +330,17 @@ impl Lease {
     pub(crate) fn is_reused(&self) -> bool {
         self.connection()
             .is_some_and(|connection| connection.served.get() > 1)
+    }
+
+    /// Whether the peer may have closed the connection meanwhile.
+    pub(crate) fn may_be_stale(&self) -> bool {
+        self.idle_since
+            .is_some_and(|since| since.elapsed() >= STALE)
+    }
+
+    /// Bytes that the connection sent and received so far.
+    pub(crate) fn traffic(&self) -> Option<(u64, u64)> {
+        self.connection().map(|connection| connection.traffic.get())
     }
 
     /// Request and response are complete: the connection may serve the next request.

@@ -134,7 +134,7 @@ impl Pool {
     }
 
     async fn connect(self: Rc<Self>, connection: Connection) {
-        let connected = connect(&self.base).await;
+        let connected = connect(&self.base, &connection.traffic).await;
         let io = match connected {
             Ok(io) => io,
             Err(failure) => {
@@ -416,6 +416,14 @@ impl Lease {
     /// The connection, for the record.
     pub(crate) fn connection(&self) -> Option<&Connection> {
         self.on.as_ref().map(|on| &on.connection)
+    }
+}
+
+impl Lease {
+    /// Whether the connection served requests before this one.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.connection()
+            .is_some_and(|connection| connection.served.get() > 1)
     }
 }
 

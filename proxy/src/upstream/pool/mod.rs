@@ -82,23 +82,23 @@ impl Pools {
         balancer.pick(cluster, &set, key, random, lb::now).cloned()
     }
 
-    /// The HTTP/1 pool of a host.
+    /// The HTTP/1 pool of a host; none if there are `max_connection_pools`.
     pub(crate) fn http1(
         &self,
         cluster: &Arc<Cluster>,
         host: &Arc<Host>,
         priority: Priority,
-    ) -> Rc<http1::Pool> {
+    ) -> Option<Rc<http1::Pool>> {
         pool(&mut self.http1.borrow_mut(), cluster, host, priority)
     }
 
-    /// The HTTP/2 pool of a host.
+    /// The HTTP/2 pool of a host; none if there are `max_connection_pools`.
     pub(crate) fn http2(
         &self,
         cluster: &Arc<Cluster>,
         host: &Arc<Host>,
         priority: Priority,
-    ) -> Rc<http2::Pool> {
+    ) -> Option<Rc<http2::Pool>> {
         pool(&mut self.http2.borrow_mut(), cluster, host, priority)
     }
 
@@ -123,7 +123,7 @@ fn pool<P: HostPool>(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     priority: Priority,
-) -> Rc<P> {
+) -> Option<Rc<P>> {
     let key = Key {
         host: host.id,
         priority,
@@ -131,8 +131,9 @@ fn pool<P: HostPool>(
     let pool = pools
         .entry(key)
         .or_insert_with(|| P::new(Base::new(Arc::clone(cluster), Arc::clone(host), priority)));
-    pool.base().set_cluster(cluster);
-    Rc::clone(pool)
+    let base = pool.base();
+    base.set_cluster(cluster);
+    base.take_slot().then(|| Rc::clone(pool))
 }
 
 fn retain_present<P: HostPool>(pools: &mut Map<Key, Rc<P>>) {
@@ -156,6 +157,8 @@ pub(crate) struct Base {
     /// Connections, those being made included.
     connections: Cell<usize>,
     is_draining: Cell<bool>,
+    /// The pool counts towards `max_connection_pools`: while it has connections.
+    has_slot: Cell<bool>,
 }
 
 impl Base {
@@ -166,6 +169,34 @@ impl Base {
             cluster: RefCell::new(cluster),
             connections: Cell::new(0),
             is_draining: Cell::new(false),
+            has_slot: Cell::new(false),
+        }
+    }
+
+    /// Counts the pool in, unless it is already.
+    fn take_slot(&self) -> bool {
+        if self.has_slot.get() {
+            return true;
+        }
+        let has_slot = self.resources().pools.try_acquire();
+        if !has_slot {
+            self.stats().upstream_cx_pool_overflow.inc();
+        }
+        self.has_slot.set(has_slot);
+        has_slot
+    }
+
+    /// Counts the pool in whatever the limit: who waits needs a connection.
+    fn keep_slot(&self) {
+        if !self.has_slot.replace(true) {
+            self.resources().pools.acquire();
+        }
+    }
+
+    /// Counts the pool out.
+    fn give_slot(&self) {
+        if self.has_slot.replace(false) {
+            self.resources().pools.release();
         }
     }
 
@@ -197,12 +228,21 @@ impl Base {
     /// Whether another connection may be made now. A pool without any may always make one: what
     /// waits here could else wait for ever for connections that other hosts hold.
     fn may_connect(&self) -> bool {
-        let within = self.resources().connections.can_create();
+        let resources = self.resources();
+        let of_host = self.host.stats.cx_active.load(Relaxed);
+        let within = resources.connections.can_create()
+            && of_host < u64::from(resources.max_connections_per_host());
         if !within {
-            self.resources().connections.trip();
             self.stats().upstream_cx_overflow.inc();
+            resources.connections.trip();
         }
         within || self.connections.get() == 0
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        self.give_slot();
     }
 }
 

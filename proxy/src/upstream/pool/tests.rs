@@ -130,11 +130,15 @@ fn host(pools: &Pools, cluster: &Arc<Cluster>) -> Arc<Host> {
 }
 
 fn pool1(pools: &Pools, cluster: &Arc<Cluster>) -> Rc<http1::Pool> {
-    pools.http1(cluster, &host(pools, cluster), Priority::Default)
+    pools
+        .http1(cluster, &host(pools, cluster), Priority::Default)
+        .unwrap()
 }
 
 fn pool2(pools: &Pools, cluster: &Arc<Cluster>) -> Rc<http2::Pool> {
-    pools.http2(cluster, &host(pools, cluster), Priority::Default)
+    pools
+        .http2(cluster, &host(pools, cluster), Priority::Default)
+        .unwrap()
 }
 
 fn request(path: &str) -> Request<Upload> {
@@ -379,11 +383,11 @@ async fn who_waits_for_a_host_that_leaves_is_served() {
                 pools.reconcile(|_| true);
             };
             if protocol == 2 {
-                let pool = pools.http2(&cluster, &host, Priority::Default);
+                let pool = pools.http2(&cluster, &host, Priority::Default).unwrap();
                 let (outcome, ()) = tokio::join!(stream(&pool, "/"), leave);
                 assert_eq!(outcome.unwrap(), "hello");
             } else {
-                let pool = pools.http1(&cluster, &host, Priority::Default);
+                let pool = pools.http1(&cluster, &host, Priority::Default).unwrap();
                 let (outcome, ()) = tokio::join!(exchange(&pool, "/"), leave);
                 assert_eq!(outcome.unwrap(), "hello");
             }
