@@ -130,7 +130,6 @@ fn grpc_timeout_value(millis: u64) -> HeaderValue {
 #[must_use]
 pub fn max_stream_duration(route: &Forward, headers: &HeaderMap) -> Option<Duration> {
     if let Some(max) = route.grpc_timeout_header_max
-        && is_grpc(headers)
         && let Some(asked) = headers.get(&GRPC_TIMEOUT).and_then(grpc_timeout)
     {
         let timeout = match max.is_zero() {
