@@ -72,12 +72,10 @@ pub(super) fn hash(
                     .zip(cookies.as_deref_mut())
                     .map(|(attributes, cookies)| make_cookie(cx, name, attributes, cookies)),
             },
-            HashSource::SourceIp => {
-                let mut text = Text::default();
-                // Writing there cannot fail.
-                let _ = write!(text, "{}", cx.info.downstream_remote.ip());
-                Some(xxh64(&text.0, 0))
-            }
+            HashSource::SourceIp => Some(text_hash(format_args!(
+                "{}",
+                cx.info.downstream_remote.ip()
+            ))),
             HashSource::QueryParameter(name) => {
                 let path = rewrite::path_and_query(&parts.uri);
                 query_value(path, name).map(|value| xxh64(value.as_bytes(), 0))
@@ -162,16 +160,22 @@ fn trim_spaces(text: &[u8]) -> &[u8] {
 /// Makes a cookie, and its hash. Its value is the connection's, so that streams that race get the same.
 fn make_cookie(cx: &StreamCx, name: &str, attributes: &str, cookies: &mut Vec<HeaderValue>) -> u64 {
     let connection = &cx.info.connection;
-    let mut text = Text::default();
-    // Writing there cannot fail.
-    let _ = write!(text, "{}{}", connection.remote, connection.local);
-    let value = format!("{:016x}", xxh64(&text.0, 0));
+    let hash = text_hash(format_args!("{}{}", connection.remote, connection.local));
+    let value = format!("{hash:016x}");
     if let Ok(cookie) = HeaderValue::try_from(format!("{name}=\"{value}\"{attributes}"))
         && !cookies.contains(&cookie)
     {
         cookies.push(cookie);
     }
     xxh64(value.as_bytes(), 0)
+}
+
+fn text_hash(text: std::fmt::Arguments<'_>) -> u64 {
+    let mut written = Text::default();
+    written
+        .write_fmt(text)
+        .expect("memory takes whatever is written");
+    xxh64(&written.0, 0)
 }
 
 /// Text on the stack.

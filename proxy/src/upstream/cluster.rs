@@ -87,7 +87,12 @@ impl Cluster {
             None => Arc::new(Circuit::new(&config.circuit_breakers, &scope)),
         };
         let reusable = previous.filter(|previous| same_connections(&previous.config, &config));
-        let hosts = reusable.map_or_else(Default::default, |previous| previous.hosts.load_full());
+        // The hosts stay; how they are sorted out, and tables of hashes, are the new configuration's.
+        let hosts = reusable.map_or_else(Default::default, |previous| {
+            let before = previous.hosts.load();
+            let (hosts, inputs) = (before.hosts.clone(), before.inputs.clone());
+            HostSet::new(before.generation + 1, hosts, &config, inputs)
+        });
         // Hosts are watched once: their new cluster's changes are told to the old one.
         reusable.inspect(|previous| previous.retire());
         let outlier = config.outlier_detection.as_ref().map(|outlier| {
@@ -96,7 +101,7 @@ impl Cluster {
         });
         let cluster = Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
-            hosts: ArcSwap::new(hosts),
+            hosts: ArcSwap::new(Arc::new(hosts)),
             table_gauges: TableGauges::new(&config.lb_policy, &scope),
             stats: ClusterStats::new(scope),
             circuit,
@@ -107,6 +112,7 @@ impl Cluster {
             is_discovered: AtomicBool::new(false),
             config,
         });
+        cluster.note_membership(&cluster.hosts.load());
         if let Discovery::Static(assignment) = &cluster.config.discovery {
             cluster.update_hosts(assignment);
         }
@@ -403,6 +409,15 @@ mod tests {
         let second = Cluster::new(Arc::new(changed), &registry, Some(&first));
         assert_eq!(ids(&first), ids(&second));
         assert!(!second.circuit.of(Priority::Default).requests.can_create());
+        // The same hosts are sorted out by the new configuration.
+        let mut hashing = config.clone();
+        hashing.lb_policy = LbPolicy::Maglev {
+            table_size: 7,
+            consistent: Default::default(),
+        };
+        let maglev = Cluster::new(Arc::new(hashing), &registry, Some(&second));
+        let set = maglev.hosts.load();
+        assert!(set.table(set.choose(0).unwrap()).is_some());
         // What is spoken to hosts is part of who they are.
         let mut other = config;
         other.protocol = UpstreamProtocol::Http2(Http2Options::default());

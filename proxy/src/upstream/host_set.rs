@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     host::{Health, Host},
-    lb::consistent::{self, Table, TableSize},
+    lb::consistent::{self, Table, TableSize, WeightedHosts},
     priority_load::{self, LevelHealth, Share},
 };
 use crate::config::cluster::{Cluster as Config, LoadAssignment, Locality};
@@ -242,7 +242,7 @@ impl HostSet {
             let usable = &self.lists[list].hosts;
             let has_weights = config.lb_options.locality_weighted
                 && hosts.iter().any(|host| host.priority() == priority);
-            let localities: Option<Vec<(f64, Vec<Arc<Host>>)>> = has_weights.then(|| {
+            let localities: Option<Vec<WeightedHosts>> = has_weights.then(|| {
                 let usable: Vec<&Arc<Host>> = usable.iter().collect();
                 let weighted = by_locality(&usable);
                 weighted

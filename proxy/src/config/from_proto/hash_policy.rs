@@ -1,6 +1,6 @@
 //! `RouteAction.HashPolicy`, on routes and on clusters.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use outrigger_proto::envoy::config::route::v3::route_action::{
     HashPolicy as Proto,
@@ -89,8 +89,8 @@ fn cookie(cx: &Cx<'_>, cookie: Cookie) -> Option<HashSource> {
         .map(|ttl| ttl.as_secs())
         .filter(|seconds| *seconds > 0)
     {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "; Max-Age={seconds}");
+        text.push_str("; Max-Age=");
+        text.push_str(&seconds.to_string());
     }
     if !path.is_empty() {
         text.push_str("; Path=");
@@ -99,9 +99,8 @@ fn cookie(cx: &Cx<'_>, cookie: Cookie) -> Option<HashSource> {
     let list = cx.field("attributes");
     cx.converts::<CookieAttribute>();
     for (index, CookieAttribute { name, value }) in attributes.into_iter().enumerate() {
-        let _ = list.index(index).non_empty("name", &name);
         text.push_str("; ");
-        text.push_str(&name);
+        text.push_str(&list.index(index).non_empty("name", &name));
         if !value.is_empty() {
             text.push('=');
             text.push_str(&value);

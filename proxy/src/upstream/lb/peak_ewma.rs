@@ -67,7 +67,7 @@ impl Ewma {
     /// The latency to expect, seconds.
     pub(super) fn estimate(&self, policy: &PeakEwma, now: u64) -> f64 {
         let (average, passed) = unpack(self.0.load(Relaxed), now);
-        let average = average.unwrap_or_else(|| policy.default_rtt.as_secs_f32());
+        let average = average.unwrap_or(policy.default_rtt.as_secs_f32());
         f64::from(average * fade(policy, passed))
     }
 }

@@ -156,7 +156,7 @@ fn maglev_size(cx: &Cx<'_>, size: Option<UInt64Value>) -> u64 {
     let is_prime = size > 1
         && (2..)
             .take_while(|divisor| divisor * divisor <= size)
-            .all(|divisor| size % divisor != 0);
+            .all(|divisor| !size.is_multiple_of(divisor));
     if size > LARGEST {
         cx.field("table_size")
             .error(format!("value must be less than or equal to {LARGEST}"));

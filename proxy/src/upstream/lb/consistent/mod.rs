@@ -153,11 +153,11 @@ fn key<'a>(consistent: &Consistent, host: &'a Host) -> std::borrow::Cow<'a, str>
     }
 }
 
+/// The weight of a locality and its hosts.
+pub(crate) type WeightedHosts = (f64, Vec<Arc<Host>>);
+
 /// Members of one priority, by the weights of hosts and, if `localities` are given, of those first.
-pub(crate) fn members(
-    hosts: &[Arc<Host>],
-    localities: Option<&[(f64, Vec<Arc<Host>>)]>,
-) -> Vec<Member> {
+pub(crate) fn members(hosts: &[Arc<Host>], localities: Option<&[WeightedHosts]>) -> Vec<Member> {
     let mut members = Vec::with_capacity(hosts.len());
     let mut add = |hosts: &[Arc<Host>], part: f64| {
         let sum: u64 = hosts.iter().map(|host| u64::from(host.weight())).sum();
