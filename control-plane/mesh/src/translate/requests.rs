@@ -99,8 +99,7 @@ impl<'a> RequestsPolicy<'a> {
         let mut policy = match (rule.and_then(|rule| rule.retry.as_ref()), self.retries) {
             (Some(retry), _) => of_rule(retry)?,
             (None, Some(retries)) => of_policy(retries)?,
-            (None, None) if wire::MESH_DEFAULTS => of_policy(&Retries::default())?,
-            (None, None) => return None,
+            (None, None) => of_policy(&Retries::default())?,
         };
         let per_try = rule
             .and_then(|rule| rule.backend_timeout)

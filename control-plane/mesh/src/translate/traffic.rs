@@ -48,8 +48,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PEAK_EWMA: &str = "outrigger.load_balancing_policies.peak_ewma";
 /// Retries among 100 requests in progress, unless a policy says otherwise.
 const BUDGET_PERCENT: f64 = 20.0;
-/// So many retries at once are always allowed, unless a policy says otherwise.
-const BUDGET_MIN_CONCURRENCY: u32 = 3;
+/// So many retries are always allowed, unless a policy says otherwise.
+const BUDGET_MIN_CONCURRENCY: u32 = 10;
+/// What the budget is a share of, unless a policy says otherwise: what began within it.
+const BUDGET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What policies say about the hosts of one port of a service, each part of the closest.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,8 +111,8 @@ impl HostsPolicy {
                 tcp_keepalive: Some(tcp_keepalive(keepalive)),
                 ..Default::default()
             });
-        cluster.circuit_breakers =
-            circuit_breakers(connection.as_ref(), circuit_breaker.as_ref(), *budget);
+        let breaker = circuit_breaker.as_ref();
+        cluster.circuit_breakers = Some(circuit_breakers(connection.as_ref(), breaker, *budget));
         cluster.outlier_detection = outlier_detection.as_ref().map(self::outlier_detection);
         let balancer = load_balancer.clone().unwrap_or_default();
         cluster.load_balancing_policy = Some(policy_list(&balancer));
@@ -155,10 +157,7 @@ fn circuit_breakers(
     connection: Option<&Connection>,
     breaker: Option<&CircuitBreaker>,
     budget: Option<RetryBudget>,
-) -> Option<CircuitBreakers> {
-    if connection.is_none() && breaker.is_none() && budget.is_none() && !wire::MESH_DEFAULTS {
-        return None;
-    }
+) -> CircuitBreakers {
     let default = CircuitBreaker::default();
     let CircuitBreaker {
         max_pending_requests,
@@ -166,7 +165,6 @@ fn circuit_breakers(
         max_retries,
         max_connection_pools,
     } = breaker.unwrap_or(&default);
-    let has_budget = max_retries.is_none() && (wire::MESH_DEFAULTS || budget.is_some());
     let RetryBudget {
         percent,
         min_concurrency,
@@ -176,7 +174,9 @@ fn circuit_breakers(
         budget_percent: Some(Percent {
             value: percent.map_or(BUDGET_PERCENT, |percent| percent.0),
         }),
-        budget_interval: interval.map(|interval| wire::duration(interval.0)),
+        budget_interval: Some(wire::duration(
+            interval.map_or(BUDGET_INTERVAL, |interval| interval.0),
+        )),
         min_retry_concurrency: Some(wire::number(
             min_concurrency.unwrap_or(BUDGET_MIN_CONCURRENCY),
         )),
@@ -188,7 +188,7 @@ fn circuit_breakers(
         max_pending_requests: max_pending_requests.map(wire::number),
         max_requests: max_requests.map(wire::number),
         max_retries: max_retries.map(wire::number),
-        retry_budget: has_budget.then_some(retry_budget),
+        retry_budget: max_retries.is_none().then_some(retry_budget),
         track_remaining: true,
         max_connection_pools: max_connection_pools.map(wire::number),
         ..Default::default()
@@ -199,10 +199,10 @@ fn circuit_breakers(
             max_connections: Some(wire::number(limit)),
             ..Default::default()
         });
-    Some(CircuitBreakers {
+    CircuitBreakers {
         thresholds: vec![thresholds],
         per_host_thresholds: per_host.into_iter().collect(),
-    })
+    }
 }
 
 /// A detector that is named is enforced, and no other; none named means the one for 5xx. Envoy

@@ -8,9 +8,6 @@ use outrigger_proto::{
 };
 use prost::{Message, Name};
 
-/// Whether services without any policy get the mesh's retries and their budget.
-pub(super) const MESH_DEFAULTS: bool = false;
-
 pub(super) fn any<M: Message + Name>(message: &M) -> Any {
     Any {
         type_url: M::type_url(),
