@@ -15,6 +15,9 @@ use super::{
 pub struct Cluster {
     /// Unique.
     pub name: Arc<str>,
+    /// The mesh object that limits it, where our control plane has said it:
+    /// `metadata.filter_metadata["outrigger.dev"].origin`.
+    pub origin: Option<Arc<str>>,
     /// Name in statistics: `alt_stat_name`, or `name`; `:` becomes `_`.
     pub stat_name: Arc<str>,
     /// The EDS service name, if it differs from `name`.

@@ -81,6 +81,10 @@ pub(super) fn reply(
 
 fn reason(cx: &StreamCx, cluster: &Cluster, action: &Forward, ended: &Ended) -> String {
     let name = &cluster.config.name;
+    let object = match &cluster.config.origin {
+        Some(origin) => format!("{origin} cluster {name}"),
+        None => format!("cluster {name}"),
+    };
     let resources = cluster.circuit.of(action.priority);
     let host = cx.info.upstream.host.as_ref();
     let address = host.map_or_else(String::new, |host| host.address.to_string());
@@ -92,11 +96,11 @@ fn reason(cx: &StreamCx, cluster: &Cluster, action: &Forward, ended: &Ended) -> 
     match ended {
         Ended::Failed(Failure::Overflow(limit)) => {
             let max = resources.limit(*limit).max();
-            format!("circuit-breaker {}={max} cluster {name}", limit.name())
+            format!("circuit-breaker {}={max} {object}", limit.name())
         }
         Ended::NoPool => {
             let max = resources.pools.max();
-            format!("circuit-breaker max_connection_pools={max} cluster {name}")
+            format!("circuit-breaker max_connection_pools={max} {object}")
         }
         Ended::Failed(Failure::Connect(failure)) if failure.is_timeout => format!(
             "connect_timeout={}ms to {address} in cluster {name}",

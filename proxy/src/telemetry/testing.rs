@@ -76,6 +76,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
     };
     let config = config::cluster::Cluster {
         name: name.into(),
+        origin: None,
         stat_name: name.replace(':', "_").into(),
         discovery: Discovery::Static(assignment),
         connect_timeout: Duration::from_secs(5),

@@ -33,6 +33,7 @@ pub(crate) fn assignment(endpoints: &[(SocketAddr, u32)]) -> LoadAssignment {
 
 pub(crate) fn config(endpoints: &[(SocketAddr, u32)], protocol: UpstreamProtocol) -> Config {
     Config {
+        origin: None,
         name: Arc::from("c"),
         stat_name: Arc::from("c"),
         discovery: Discovery::Static(assignment(endpoints)),

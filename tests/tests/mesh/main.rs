@@ -3,6 +3,7 @@
 mod demo;
 mod edits;
 mod findings;
+mod policies;
 mod rejections;
 mod scope;
 mod traces;

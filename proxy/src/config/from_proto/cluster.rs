@@ -152,12 +152,11 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         "only for cluster types that we do not have",
         [cleanup_interval]
     );
-    no_effect!(
-        cx,
-        Proto,
-        "no filter reads cluster metadata yet",
-        [metadata]
+    cx.partly::<Proto>(
+        "metadata",
+        "outrigger.dev {origin}: no filter reads any other",
     );
+    let origin = super::route::origin(metadata.as_ref()).map(Arc::from);
     track_stats(&cx.field("track_cluster_stats"), track_cluster_stats);
     plain_socket(&cx.field("transport_socket"), transport_socket);
     let name = cx.non_empty("name", &name);
@@ -219,6 +218,7 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
     }
     Some(Cluster {
         name,
+        origin,
         stat_name,
         discovery: discovery?,
         connect_timeout: cx.duration_or("connect_timeout", connect_timeout, CONNECT_TIMEOUT),

@@ -402,8 +402,8 @@ fn decorator_operation(
     (Some(cx.non_empty("operation", &operation)), propagated)
 }
 
-/// The mesh object that made a route, where our control plane has said it.
-fn origin(metadata: Option<&Metadata>) -> Option<String> {
+/// The mesh object that made a route or a cluster, where our control plane has said it.
+pub(super) fn origin(metadata: Option<&Metadata>) -> Option<String> {
     let fields = &metadata?.filter_metadata.get("outrigger.dev")?.fields;
     match fields.get("origin")?.kind.as_ref()? {
         Kind::StringValue(text) => Some(text.clone()),
