@@ -142,7 +142,9 @@ impl Expiry {
             Self::Idle => LocalReply::new(status, "stream timeout", self.details())
                 .with_flags(ResponseFlags::STREAM_IDLE_TIMEOUT),
             Self::MaxDuration => {
+                // DEADLINE_EXCEEDED
                 LocalReply::new(status, "downstream duration timeout", self.details())
+                    .with_grpc_status(4)
             }
         }
     }

@@ -27,6 +27,8 @@ pub struct Reply {
     pub headers: SmallVec<[(HeaderName, HeaderValue); 1]>,
     /// Envoy's response flags.
     pub flags: ResponseFlags,
+    /// `grpc-status` for gRPC, where the status does not say it.
+    pub grpc_status: Option<u16>,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: Cow<'static, str>,
     /// `x-outrigger-reason`: object, rule and limit; none for plain answers such as redirects.
@@ -46,6 +48,7 @@ impl LocalReply {
             body: body.into(),
             headers: SmallVec::new(),
             flags: ResponseFlags::default(),
+            grpc_status: None,
             details: details.into(),
             reason: None,
         }))
@@ -55,6 +58,13 @@ impl LocalReply {
     #[must_use]
     pub fn with_flags(mut self, flags: ResponseFlags) -> Self {
         self.flags = flags;
+        self
+    }
+
+    /// With this `grpc-status` for gRPC.
+    #[must_use]
+    pub fn with_grpc_status(mut self, status: u16) -> Self {
+        self.grpc_status = Some(status);
         self
     }
 
@@ -140,6 +150,10 @@ pub fn into_response(reply: &mut LocalReply, to: ReplyTo) -> Response {
         }
         response
     };
+    if let (true, Some(status)) = (to.is_grpc, reply.grpc_status) {
+        let headers = response.headers_mut();
+        headers.insert(GRPC_STATUS, HeaderValue::from(status));
+    }
     for (name, value) in std::mem::take(&mut reply.headers) {
         response.headers_mut().append(name, value);
     }

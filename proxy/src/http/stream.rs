@@ -209,7 +209,7 @@ impl Stream {
         if let Some(matched) = &cx.matched {
             cx.info.route = Some(Arc::clone(&matched.route));
             cx.info.virtual_host = Some(Arc::clone(&matched.virtual_host().name));
-            route_deadlines(cx, &matched.route.action, &parts.headers);
+            route_deadlines(cx, &matched.route.action, &mut parts.headers);
         }
         if let Some(tracer) = &hcm.tracer {
             tracer.start(&mut parts.headers, &mut cx.info);
@@ -509,7 +509,7 @@ fn count_refusal(cx: &StreamCx, reply: &LocalReply) {
 }
 
 /// The route's own limits replace the connection manager's.
-fn route_deadlines(cx: &StreamCx, action: &Action, headers: &http::HeaderMap) {
+fn route_deadlines(cx: &StreamCx, action: &Action, headers: &mut http::HeaderMap) {
     let Action::Forward(forward) = action else {
         return;
     };

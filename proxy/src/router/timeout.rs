@@ -128,7 +128,7 @@ fn grpc_timeout_value(millis: u64) -> HeaderValue {
 /// The limit of a stream's life that a route sets: `max_stream_duration`, or what a `grpc-timeout`
 /// header asks for within `grpc_timeout_header_max`.
 #[must_use]
-pub fn max_stream_duration(route: &Forward, headers: &HeaderMap) -> Option<Duration> {
+pub fn max_stream_duration(route: &Forward, headers: &mut HeaderMap) -> Option<Duration> {
     if let Some(max) = route.grpc_timeout_header_max
         && let Some(asked) = headers.get(&GRPC_TIMEOUT).and_then(grpc_timeout)
     {
@@ -136,7 +136,13 @@ pub fn max_stream_duration(route: &Forward, headers: &HeaderMap) -> Option<Durat
             true => asked,
             false => asked.min(max),
         };
-        return Some(within_offset(timeout, route.grpc_timeout_header_offset));
+        let timeout = within_offset(timeout, route.grpc_timeout_header_offset);
+        // The upstream is told what is left of it.
+        if timeout != asked && is_grpc(headers) {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(&GRPC_TIMEOUT, grpc_timeout_value(millis));
+        }
+        return Some(timeout);
     }
     route.max_stream_duration
 }
@@ -444,13 +450,13 @@ mod tests {
             ("1x", 9000),
         ] {
             assert_eq!(
-                max_stream_duration(&limited, &grpc(value)),
+                max_stream_duration(&limited, &mut grpc(value)),
                 Some(Duration::from_millis(expected)),
                 "{value}"
             );
         }
         assert_eq!(
-            max_stream_duration(&limited, &HeaderMap::new()),
+            max_stream_duration(&limited, &mut HeaderMap::new()),
             limited.max_stream_duration
         );
     }
