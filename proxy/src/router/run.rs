@@ -97,6 +97,10 @@ enum Source {
 }
 
 /// What a try comes to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for a moment; a box would be an allocation of each request"
+)]
 enum Judged {
     Answered(Answer),
     Failed(Ended),
@@ -267,7 +271,7 @@ impl<'a> Sending<'a> {
 
     /// Whether the outcome is final.
     async fn judge(&mut self, cx: &mut StreamCx, mut outcome: Outcome) -> Judged {
-        self.request_end = self.request_end.or(match self.body {
+        self.request_end = self.request_end.or_else(|| match self.body {
             Source::Empty => Some(self.start),
             _ => cx.info.upstream.last_tx.get(),
         });
@@ -398,7 +402,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Our own answer: no try brought a response.
-    async fn fail(&mut self, cx: &mut StreamCx, ended: &Ended) -> LocalReply {
+    async fn fail(&self, cx: &StreamCx, ended: &Ended) -> LocalReply {
         if let Source::Replayed(replay) = &self.body {
             replay.keep_no_more();
             take_in(&mut replay.body()).await;
