@@ -161,8 +161,9 @@ impl Host {
     /// Whether it does not even count as a host of its cluster when load is distributed.
     #[must_use]
     pub fn is_excluded(&self) -> bool {
-        const EXCLUDED: HealthFlags =
-            HealthFlags::PENDING_ACTIVE_HC.and(HealthFlags::EXCLUDED_VIA_IMMEDIATE_HC_FAIL);
+        const EXCLUDED: HealthFlags = HealthFlags::PENDING_ACTIVE_HC
+            .and(HealthFlags::EXCLUDED_VIA_IMMEDIATE_HC_FAIL)
+            .and(HealthFlags::EDS_STATUS_DRAINING);
         self.flags().has(EXCLUDED)
     }
 

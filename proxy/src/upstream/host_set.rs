@@ -190,6 +190,7 @@ impl HostSet {
         let (healthy, degraded) = (of(Health::Healthy), of(Health::Degraded));
         let counts = LevelHealth {
             all: all.iter().filter(|host| !host.is_excluded()).count(),
+            size: all.len(),
             healthy: healthy.len(),
             degraded: degraded.len(),
         };

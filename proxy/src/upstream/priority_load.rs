@@ -3,7 +3,10 @@
 /// Hosts of one priority.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LevelHealth {
+    /// Those that count: who is excluded does not.
     pub(super) all: usize,
+    /// Every one, excluded or not.
+    pub(super) size: usize,
     pub(super) healthy: usize,
     pub(super) degraded: usize,
 }
@@ -77,16 +80,16 @@ fn whole() -> Share {
 }
 
 fn by_size(levels: &[LevelHealth]) -> Vec<Share> {
-    let all: usize = levels.iter().map(|level| level.all).sum();
+    let all: usize = levels.iter().map(|level| level.size).sum();
     if all == 0 {
         return vec![whole()];
     }
     let loads = levels
         .iter()
         .enumerate()
-        .filter(|(_, level)| level.all > 0)
+        .filter(|(_, level)| level.size > 0)
         .map(|(index, level)| {
-            let load = u32::try_from(level.all * 100 / all).unwrap_or(100);
+            let load = u32::try_from(level.size * 100 / all).unwrap_or(100);
             (index, false, load)
         });
     cumulate(loads.collect())
