@@ -274,6 +274,53 @@ async fn thresholds_refuse_requests() {
     .await;
 }
 
+/// Requests that are answered, given up at any moment, or refused, with retry permits beside them:
+/// every breaker counts nothing in the end.
+#[tokio::test]
+async fn no_breaker_keeps_a_count() {
+    local(async {
+        let (_server, address) = Server::start(None).await;
+        let mut config = http1(address);
+        let limits = &mut config.circuit_breakers.default;
+        limits.max_connections = 2;
+        limits.max_pending_requests = 3;
+        limits.max_requests = 4;
+        limits.max_retries = 2;
+        limits.max_connection_pools = Some(1);
+        let (pools, cluster) = (Pools::default(), testing::cluster(config));
+        let mut random = 7_u64;
+        for _ in 0..60 {
+            let mut tasks = Vec::new();
+            for _ in 0..6 {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let path = ["/", "/wait"][usize::try_from(random >> 63).unwrap()];
+                let limit = Duration::from_micros(random >> 40 & 0x7ff);
+                let pool = pool1(&pools, &cluster);
+                let now = std::time::Instant::now();
+                let permit = cluster.circuit.retry(Priority::Default, now);
+                tasks.push(tokio::task::spawn_local(async move {
+                    let _given_up = tokio::time::timeout(limit, exchange(&pool, path)).await;
+                    drop(permit);
+                }));
+            }
+            for task in tasks {
+                task.await.unwrap();
+            }
+        }
+        assert_idle(&cluster);
+        let resources = cluster.circuit.of(Priority::Default);
+        assert_eq!(resources.retries.current(), 0);
+        let now = std::time::Instant::now();
+        assert!(resources.usage(now).iter().any(|usage| usage.trips > 0));
+        drop(pools);
+        until(|| resources.connections.current() == 0).await;
+        until(|| resources.pools.current() == 0).await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_refused_connection_fails_all_who_wait() {
     local(async {
