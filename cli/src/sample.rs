@@ -60,8 +60,30 @@ pub(crate) struct Args {
 
 struct Service {
     args: Args,
+    behaviour: std::sync::Mutex<Behaviour>,
     client: Client<HttpConnector, Full<Bytes>>,
     count: std::sync::atomic::AtomicU64,
+}
+
+/// How it answers; `PUT /behave?status=503&delay_ms=200` changes it.
+#[derive(Clone, Copy, Debug)]
+struct Behaviour {
+    status: StatusCode,
+    delay_ms: u64,
+}
+
+impl Behaviour {
+    fn change(&mut self, query: &str) -> Option<()> {
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=')?;
+            match name {
+                "status" => self.status = value.parse().ok()?,
+                "delay_ms" => self.delay_ms = value.parse().ok()?,
+                _ => return None,
+            }
+        }
+        Some(())
+    }
 }
 
 /// Serves until SIGTERM, then answers what it has begun.
@@ -70,6 +92,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("{} can't listen on {}", args.name, args.listen))?;
     let service = Arc::new(Service {
+        behaviour: std::sync::Mutex::new(Behaviour {
+            status: StatusCode::OK,
+            delay_ms: args.delay_ms,
+        }),
         args,
         client: Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
@@ -106,6 +132,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 impl Service {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() == http::Method::PUT && request.uri().path() == "/behave" {
+            return self.behave(request.uri().query().unwrap_or_default());
+        }
+        let behaviour = *self.behaviour();
         let count = self
             .count
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
@@ -114,7 +144,7 @@ impl Service {
         let delay = if is_slow {
             self.args.slow_ms
         } else {
-            self.args.delay_ms
+            behaviour.delay_ms
         };
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -127,7 +157,7 @@ impl Service {
             calls.spawn(async move { service.call(&name, &headers).await });
         }
         let mut answers = Vec::new();
-        let mut status = StatusCode::OK;
+        let mut status = behaviour.status;
         while let Some(answer) = calls.join_next().await {
             match answer {
                 Ok(Ok(answer)) => answers.push(answer),
@@ -152,6 +182,23 @@ impl Service {
             "content-type",
             http::HeaderValue::from_static("application/json"),
         );
+        response
+    }
+
+    /// A panic in a holder leaves a behaviour that is still one.
+    fn behaviour(&self) -> std::sync::MutexGuard<'_, Behaviour> {
+        self.behaviour
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn behave(&self, query: &str) -> Response<Full<Bytes>> {
+        let mut next = *self.behaviour();
+        let mut response = Response::new(Full::default());
+        match next.change(query) {
+            Some(()) => *self.behaviour() = next,
+            None => *response.status_mut() = StatusCode::BAD_REQUEST,
+        }
         response
     }
 

@@ -1,7 +1,6 @@
 //! The demo's mesh: its processes, its files, and what can be asked of it.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -12,21 +11,19 @@ use serde::Deserialize;
 
 use super::{
     process::Process,
-    report::{Edit, Latency, Traces},
+    report::Edit,
     topology::{self, Workload},
     view::View,
 };
 use crate::http_client::{get_json, get_text};
 
 /// How long anything may take to start, to be acknowledged or to heal.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a replaced instance serves on after the last proxy knows the new one: requests that were on
 /// their way to it end.
 const LAME_DUCK: Duration = Duration::from_millis(500);
-/// Traces read to count them and to find an example.
-const TRACE_LIMIT: usize = 1500;
 
 /// How many proxies run under the newest configuration.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +36,9 @@ pub(crate) struct Sync {
 
 /// A workload with its two processes.
 #[derive(Debug)]
-struct Member {
-    workload: Workload,
+pub(super) struct Member {
+    /// What it is.
+    pub(super) workload: Workload,
     app: Process,
     sidecar: Process,
 }
@@ -50,9 +48,9 @@ struct Member {
 pub(crate) struct Mesh {
     directory: PathBuf,
     programs: Programs,
-    ports: Ports,
+    pub(super) ports: Ports,
     control_plane: Option<Process>,
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
 }
 
 #[derive(Clone, Debug)]
@@ -63,13 +61,13 @@ struct Programs {
 
 /// Where the control plane listens; the same after its restart.
 #[derive(Clone, Copy, Debug)]
-struct Ports {
+pub(super) struct Ports {
     xds: SocketAddr,
     metrics: SocketAddr,
     api: SocketAddr,
     otlp_grpc: SocketAddr,
     otlp_http: SocketAddr,
-    jaeger: SocketAddr,
+    pub(super) jaeger: SocketAddr,
 }
 
 impl Programs {
@@ -115,7 +113,10 @@ impl Mesh {
         std::fs::create_dir_all(&config)?;
         topology::write_services(&config)?;
         topology::write_addresses(&config, &workloads.iter().collect::<Vec<_>>())?;
-        topology::write_route(&config, [100 - canary, canary])?;
+        topology::replace(
+            &config.join(topology::ROUTE_FILE),
+            &topology::route([100 - canary, canary]),
+        )?;
         let mut mesh = Self {
             directory: directory.to_path_buf(),
             programs,
@@ -149,11 +150,45 @@ impl Mesh {
 
     /// Where load goes: the entry workload's sidecar.
     pub(crate) fn entry(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.entry_workload()?.inbound)
+    }
+
+    /// Where a client beside the entry workload reaches all services: its sidecar's outbound listener.
+    pub(crate) fn way_out(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.entry_workload()?.outbound)
+    }
+
+    pub(super) fn entry_workload(&self) -> anyhow::Result<&Workload> {
         self.members
             .iter()
-            .find(|member| member.workload.endpoint_of == topology::ENTRY)
-            .map(|member| member.workload.inbound)
+            .map(|member| &member.workload)
+            .find(|workload| workload.endpoint_of == topology::ENTRY)
             .context("the mesh has no entry")
+    }
+
+    /// Starts this program once more, as something else.
+    pub(crate) fn start_outrigger(&self, name: &str, args: &[String]) -> anyhow::Result<Process> {
+        Process::start(name, &self.programs.outrigger, args, &[], &self.directory)
+    }
+
+    /// Writes a file of the mesh and waits until every proxy has acknowledged it.
+    pub(crate) async fn apply(&self, file: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.directory.join("mesh").join(file);
+        if std::fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            return Ok(());
+        }
+        let before = self.newest_change().await?.version;
+        topology::replace(&path, text)?;
+        self.wait_change(before).await?;
+        Ok(())
+    }
+
+    /// Removes a file of the mesh and waits until every proxy has acknowledged it.
+    pub(crate) async fn remove(&self, file: &str) -> anyhow::Result<()> {
+        let before = self.newest_change().await?.version;
+        std::fs::remove_file(self.directory.join("mesh").join(file))?;
+        self.wait_change(before).await?;
+        Ok(())
     }
 
     async fn start_control_plane(&mut self) -> anyhow::Result<()> {
@@ -299,7 +334,8 @@ impl Mesh {
     /// Writes the route's weights and waits until every proxy has acknowledged them.
     pub(crate) async fn edit_route(&self, weights: [u32; 2]) -> anyhow::Result<Edit> {
         let before = self.newest_change().await?.version;
-        topology::write_route(&self.directory.join("mesh"), weights)?;
+        let file = self.directory.join("mesh").join(topology::ROUTE_FILE);
+        topology::replace(&file, &topology::route(weights))?;
         let change = self.wait_change(before).await?;
         Ok(Edit {
             weights: format!("{}/{}", weights[0], weights[1]),
@@ -371,69 +407,6 @@ impl Mesh {
         self.wait_sync().await
     }
 
-    /// Medians and 99th percentiles of what each sidecar measured towards each cluster.
-    pub(crate) async fn hop_latencies(&self) -> BTreeMap<String, Latency> {
-        let mut hops = BTreeMap::new();
-        for member in &self.members {
-            let url = format!(
-                "http://{}/stats?filter=upstream_rq_time&usedonly",
-                member.workload.admin
-            );
-            let Ok(text) = get_text(&url).await else {
-                continue;
-            };
-            for (cluster, latency) in histograms(&text) {
-                let Some(callee) = callee(&cluster) else {
-                    continue;
-                };
-                hops.insert(format!("{} → {callee}", member.workload.name), latency);
-            }
-        }
-        hops
-    }
-
-    /// What the trace store has, and one trace through all hops. Spans of the last requests may still
-    /// be on their way.
-    pub(crate) async fn traces(&self) -> anyhow::Result<Traces> {
-        let url = format!(
-            "http://{}/api/traces?service={}.{}&limit={TRACE_LIMIT}",
-            self.ports.jaeger,
-            topology::ENTRY,
-            topology::NAMESPACE
-        );
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answer = get_json(&url).await?;
-            let traces = answer
-                .get("data")
-                .and_then(serde_json::Value::as_array)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            let fullest = traces.iter().max_by_key(|trace| spans(trace));
-            if let Some(trace) = fullest
-                && services(trace).len() >= 4
-            {
-                return Ok(Traces {
-                    stored: u64::try_from(traces.len()).unwrap_or(u64::MAX),
-                    example_id: trace
-                        .get("traceID")
-                        .and_then(serde_json::Value::as_str)
-                        .unwrap_or_default()
-                        .to_owned(),
-                    example_spans: spans(trace),
-                    services: services(trace),
-                });
-            }
-            pause(deadline, "no trace with all services was stored").await?;
-        }
-    }
-
-    /// One trace as a picture.
-    pub(crate) async fn waterfall(&self, id: &str) -> anyhow::Result<String> {
-        let url = format!("http://{}", self.ports.jaeger);
-        crate::commands::traces::draw(&url, id).await
-    }
-
     /// Stops everything, sidecars before their applications.
     pub(crate) async fn stop(self) {
         let mut stopping = tokio::task::JoinSet::new();
@@ -466,88 +439,10 @@ struct Changes {
 }
 
 /// Waits a moment, or fails when the time is over.
-async fn pause(deadline: Instant, complaint: &str) -> anyhow::Result<()> {
+pub(super) async fn pause(deadline: Instant, complaint: &str) -> anyhow::Result<()> {
     if Instant::now() > deadline {
         bail!("{complaint}");
     }
     tokio::time::sleep(LOOK).await;
     Ok(())
-}
-
-fn spans(trace: &serde_json::Value) -> usize {
-    trace
-        .get("spans")
-        .and_then(serde_json::Value::as_array)
-        .map_or(0, Vec::len)
-}
-
-fn services(trace: &serde_json::Value) -> Vec<String> {
-    let mut names = trace
-        .get("processes")
-        .and_then(serde_json::Value::as_object)
-        .into_iter()
-        .flat_map(|processes| processes.values())
-        .filter_map(|process| process.get("serviceName")?.as_str())
-        .map(str::to_owned)
-        .collect::<Vec<_>>();
-    names.sort();
-    names.dedup();
-    names
-}
-
-/// `cluster.NAME.upstream_rq_time: P0(nan,1) … P50(nan,2.05) …`: the second value is since the start.
-fn histograms(text: &str) -> Vec<(String, Latency)> {
-    text.lines()
-        .filter_map(|line| {
-            let (name, values) = line.split_once(": ")?;
-            let cluster = name
-                .strip_prefix("cluster.")?
-                .strip_suffix(".upstream_rq_time")?;
-            let quantile = |mark: &str| {
-                let word = values
-                    .split_whitespace()
-                    .find(|word| word.starts_with(mark))?;
-                word.trim_end_matches(')')
-                    .rsplit_once(',')?
-                    .1
-                    .parse::<f64>()
-                    .ok()
-            };
-            let latency = Latency {
-                p50: quantile("P50(")?,
-                p99: quantile("P99(")?,
-            };
-            Some((cluster.to_owned(), latency))
-        })
-        .collect()
-}
-
-/// `outbound|80||reviews-v1.shop.svc.cluster.local` is a hop to `reviews-v1`; `inbound|…` to the
-/// application; others are not hops of requests.
-fn callee(cluster: &str) -> Option<String> {
-    if cluster.starts_with("inbound|") {
-        return Some("application".to_owned());
-    }
-    let host = cluster.strip_prefix("outbound|")?.rsplit('|').next()?;
-    host.split('.').next().map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn histogram_lines_are_read() {
-        let text = "cluster.outbound|80||reviews-v1.shop.svc.cluster.local.upstream_rq_time: P0(nan,1) P25(nan,1.02) P50(nan,2.05) P75(nan,3) P90(nan,4) P95(nan,5) P99(nan,9.5) P99.5(nan,9.7) P99.9(nan,9.9) P100(nan,10)\ncluster.x.upstream_rq_time: No recorded values\n";
-        let found = histograms(text);
-        assert_eq!(found.len(), 1);
-        assert_eq!(callee(&found[0].0).as_deref(), Some("reviews-v1"));
-        assert_eq!((found[0].1.p50, found[0].1.p99), (2.05, 9.5));
-    }
-
-    #[test]
-    fn inbound_clusters_are_hops_to_the_application() {
-        assert_eq!(callee("inbound|8080||").as_deref(), Some("application"));
-        assert_eq!(callee("outrigger-xds"), None);
-    }
 }

@@ -5,29 +5,28 @@
 
 mod load;
 mod mesh;
+mod observe;
 mod process;
 mod report;
+mod scenes;
+mod stock;
 mod topology;
+mod traffic;
 mod view;
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
 
-use self::{
-    load::{Counts, Load},
-    mesh::Mesh,
-    report::{Event, Latency, Report, millis, percentile},
-    view::View,
-};
+use self::{mesh::Mesh, scenes::Scene, view::View};
 
 /// How the demo runs.
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Args {
+    /// What to show; several share the time.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "release")]
+    scene: Vec<Scene>,
     /// How long load runs.
     #[arg(long, default_value = "30s", value_parser = crate::commands::traces::duration)]
     duration: Duration,
@@ -54,7 +53,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let directory = Directory::new(args.dir.clone())?;
     let mut mesh = Mesh::start(&directory.path, args.canary, args.port, &mut view).await?;
     let outcome = tokio::select! {
-        outcome = scenes(&args, &mut mesh, &mut view) => outcome.map(Some),
+        outcome = scenes::run(&args, &mut mesh, &mut view) => outcome.map(Some),
         _ = tokio::signal::ctrl_c() => Ok(None),
     };
     if outcome.is_err() {
@@ -77,121 +76,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-/// What happens while load runs: a fifth of the time for each scene.
-async fn scenes(args: &Args, mesh: &mut Mesh, view: &mut View) -> anyhow::Result<Report> {
-    let mut report = Report::default();
-    let first = [100 - args.canary, args.canary];
-    let start = Instant::now();
-    let load = Load::start(mesh.entry()?, topology::ENTRY, args.rate, topology::SPLIT);
-    let scene = args.duration / 5;
-
-    load.enter(&label(first));
-    view.scene(&format!(
-        "{} % of requests for `{}` go to v1, {} % to v2",
-        first[0],
-        topology::SPLIT,
-        first[1]
-    ));
-    watch(mesh, &load, view, scene).await?;
-
-    edit(mesh, &load, view, [50, 50], &mut report).await?;
-    watch(mesh, &load, view, scene).await?;
-
-    view.scene("the control plane is killed (kill -9) and started again: proxies keep their last good configuration");
-    let killed = Instant::now();
-    mesh.restart_control_plane().await?;
-    report.events.push(Event {
-        what: "control plane killed and restarted".to_owned(),
-        healed_ms: millis_since(killed),
-    });
-    watch(mesh, &load, view, scene).await?;
-
-    edit(mesh, &load, view, [0, 100], &mut report).await?;
-    watch(mesh, &load, view, scene).await?;
-
-    view.scene("`details` is replaced by a new instance while it serves");
-    let rolled = Instant::now();
-    mesh.roll().await?;
-    report.events.push(Event {
-        what: "details rolled to a new instance".to_owned(),
-        healed_ms: millis_since(rolled),
-    });
-    let rest = (start + args.duration).saturating_duration_since(Instant::now());
-    watch(mesh, &load, view, rest).await?;
-
-    report.duration_s = start.elapsed().as_secs_f64();
-    let counts = load.finish().await;
-    report.latency_ms = mesh.hop_latencies().await;
-    fill(&mut report, counts);
-    view.scene("a trace of one request through all hops");
-    report.traces = mesh.traces().await.context("reading traces")?;
-    if !args.json {
-        view.text(&mesh.waterfall(&report.traces.example_id).await?);
-    }
-    Ok(report)
-}
-
-async fn edit(
-    mesh: &Mesh,
-    load: &Load,
-    view: &mut View,
-    weights: [u32; 2],
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    view.scene(&format!("the route file is edited to {}", label(weights)));
-    let edit = mesh.edit_route(weights).await?;
-    view.note(&format!(
-        "live in all {} proxies {:.0} ms after the edit",
-        edit.proxies, edit.ack_ms
-    ));
-    report.edits.push(edit);
-    load.enter(&label(weights));
-    Ok(())
-}
-
-/// Shows the counts until the time is over, and fails when a process has ended.
-async fn watch(
-    mesh: &mut Mesh,
-    load: &Load,
-    view: &mut View,
-    time: Duration,
-) -> anyhow::Result<()> {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        let pause = Duration::from_millis(500).min(end.saturating_duration_since(Instant::now()));
-        tokio::time::sleep(pause).await;
-        mesh.check()?;
-        let counts = load.counts();
-        view.live(&counts, mesh.sync().await.ok());
-    }
-    view.end_live();
-    Ok(())
-}
-
-fn fill(report: &mut Report, mut counts: Counts) {
-    counts.latencies_us.sort_unstable();
-    report.requests = counts.requests;
-    report.failed = counts.failed;
-    report.errors = counts.errors;
-    report.versions = counts.versions;
-    let of = |percent| percentile(&counts.latencies_us, percent).map_or(0.0, millis);
-    report.latency_ms.insert(
-        format!("load → {}", topology::ENTRY),
-        Latency {
-            p50: of(50),
-            p99: of(99),
-        },
-    );
-}
-
-fn label([v1, v2]: [u32; 2]) -> String {
-    format!("{v1}/{v2}")
-}
-
-fn millis_since(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1000.0
 }
 
 /// The demo's files: kept where the user said, else removed at the end unless something failed.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::scenes::{Breaker, Bulkhead, Canary, Ejection};
+
 /// The demo's result.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Report {
@@ -26,6 +28,25 @@ pub(crate) struct Report {
     pub(crate) latency_ms: BTreeMap<String, Latency>,
     /// Traces.
     pub(crate) traces: Traces,
+    /// What the other scenes showed.
+    pub(crate) scenes: Scenes,
+}
+
+/// The scenes beside the tour; those that were played.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Scenes {
+    /// A bad host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ejection: Option<Ejection>,
+    /// A slow service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) breaker: Option<Breaker>,
+    /// A noisy caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bulkhead: Option<Bulkhead>,
+    /// A canary with sticky users.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) canary: Option<Canary>,
 }
 
 /// One edit and how long it took to be live everywhere.

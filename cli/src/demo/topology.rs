@@ -169,8 +169,7 @@ impl Workload {
     }
 }
 
-/// Writes the files of the services; they do not change but by [`write_addresses`] and
-/// [`write_route`].
+/// Writes the files of the services; they do not change but by [`write_addresses`].
 pub(crate) fn write_services(directory: &Path) -> anyhow::Result<()> {
     let mut text = String::new();
     for name in [
@@ -211,17 +210,18 @@ pub(crate) fn write_addresses(directory: &Path, workloads: &[&Workload]) -> anyh
     replace(&directory.join("addresses.yaml"), &text)
 }
 
-/// Writes the route that splits traffic between the versions.
-pub(crate) fn write_route(directory: &Path, weights: [u32; 2]) -> anyhow::Result<()> {
-    let [v1, v2] = weights;
-    let text = format!(
+/// The file of the route that splits traffic between the versions.
+pub(crate) const ROUTE_FILE: &str = "route.yaml";
+
+/// What it says.
+pub(crate) fn route([v1, v2]: [u32; 2]) -> String {
+    format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: {SPLIT}\n  namespace: {NAMESPACE}\nspec:\n  parentRefs:\n  - group: \"\"\n    kind: Service\n    name: {SPLIT}\n    port: 80\n  rules:\n  - backendRefs:\n    - name: {SPLIT}-v1\n      port: 80\n      weight: {v1}\n    - name: {SPLIT}-v2\n      port: 80\n      weight: {v2}\n"
-    );
-    replace(&directory.join("route.yaml"), &text)
+    )
 }
 
 /// Writes beside the file and renames, so that a reader sees the old text or the new one.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let beside = path.with_extension("yaml.new");
     std::fs::write(&beside, text).with_context(|| format!("can't write {}", beside.display()))?;
     std::fs::rename(&beside, path).with_context(|| format!("can't write {}", path.display()))

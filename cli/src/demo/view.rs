@@ -102,7 +102,10 @@ impl View {
             writeln!(out)?;
             return Ok(());
         }
-        self.write(&summary(report));
+        // The other scenes have said what there was to see.
+        if report.requests > 0 {
+            self.write(&summary(report));
+        }
         Ok(())
     }
 

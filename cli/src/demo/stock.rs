@@ -1,0 +1,124 @@
+//! The service that the scenes of failure play with: `stock`, three hosts without sidecars, as a mesh
+//! has them beside those it knows better.
+
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
+
+use anyhow::Context as _;
+use http::Request;
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+
+use super::{mesh::Mesh, process::Process, topology, view::View};
+
+/// The service's name.
+pub(crate) const NAME: &str = "stock";
+/// Its hosts call themselves so.
+pub(crate) const HOSTS: [&str; 3] = ["a", "b", "c"];
+
+/// The running service.
+#[derive(Debug)]
+pub(crate) struct Stock {
+    hosts: Vec<(SocketAddr, Process)>,
+    policy: PathBuf,
+}
+
+/// How a host behaves until it is told otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Behaviour {
+    /// The status of its answers.
+    pub(crate) status: u16,
+    /// How long each takes.
+    pub(crate) delay_ms: u64,
+}
+
+/// As it should.
+pub(crate) const GOOD: Behaviour = Behaviour {
+    status: 200,
+    delay_ms: 1,
+};
+
+impl Stock {
+    /// Starts the hosts and makes the mesh know them.
+    pub(crate) async fn start(mesh: &Mesh, view: &mut View) -> anyhow::Result<Self> {
+        view.scene("starting `stock`: three hosts without sidecars");
+        let addresses: [SocketAddr; HOSTS.len()] = topology::free_addresses()?;
+        let mut hosts = Vec::new();
+        for (name, address) in HOSTS.iter().zip(addresses) {
+            let args = [
+                "sample-service".to_owned(),
+                format!("--name={NAME}"),
+                format!("--version={name}"),
+                format!("--listen={address}"),
+            ];
+            let process = mesh.start_outrigger(&format!("{NAME}-{name}"), &args)?;
+            hosts.push((address, process));
+        }
+        for (address, process) in &mut hosts {
+            super::scenes::until("the start of stock", async || {
+                process.check()?;
+                Ok(tokio::net::TcpStream::connect(*address).await.ok())
+            })
+            .await?;
+        }
+        let mut text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {NAME}\n  namespace: {0}\nspec:\n  ports:\n  - name: http\n    port: 80\n---\napiVersion: outrigger.dev/v1alpha1\nkind: ServiceAddresses\nmetadata:\n  name: {NAME}\n  namespace: {0}\nspec:\n  addresses:\n",
+            topology::NAMESPACE
+        );
+        for address in addresses {
+            writeln!(text, "  - {address}")?;
+        }
+        mesh.apply("stock.yaml", &text).await?;
+        Ok(Self {
+            hosts,
+            policy: PathBuf::from("stock-policy.yaml"),
+        })
+    }
+
+    /// Puts the service under these policies, and waits until they are live.
+    pub(crate) async fn govern(&self, mesh: &Mesh, policies: &str) -> anyhow::Result<()> {
+        mesh.apply(&self.policy.display().to_string(), policies)
+            .await
+    }
+
+    /// Tells hosts how to behave: one by its name, or all.
+    pub(crate) async fn behave(
+        &self,
+        name: Option<&str>,
+        behaviour: Behaviour,
+    ) -> anyhow::Result<()> {
+        for (host, (address, _)) in HOSTS.iter().zip(&self.hosts) {
+            if name.is_none_or(|name| name == *host) {
+                let uri = format!(
+                    "http://{address}/behave?status={}&delay_ms={}",
+                    behaviour.status, behaviour.delay_ms
+                );
+                let client = Client::builder(TokioExecutor::new()).build_http();
+                let request = Request::put(uri).body(Empty::<Bytes>::new())?;
+                let answer = client
+                    .request(request)
+                    .await
+                    .with_context(|| format!("telling {NAME}-{host} how to behave"))?;
+                anyhow::ensure!(answer.status().is_success(), "{NAME}-{host} did not listen");
+            }
+        }
+        Ok(())
+    }
+
+    /// The address of a host.
+    pub(crate) fn address(&self, name: &str) -> anyhow::Result<SocketAddr> {
+        HOSTS
+            .iter()
+            .zip(&self.hosts)
+            .find(|(host, _)| **host == name)
+            .map(|(_, (address, _))| *address)
+            .with_context(|| format!("no host {name}"))
+    }
+
+    /// Stops the hosts.
+    pub(crate) async fn stop(self) {
+        for (_, process) in self.hosts {
+            process.stop().await;
+        }
+    }
+}
