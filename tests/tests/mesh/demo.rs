@@ -18,30 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[test]
 fn the_demo_shows_it_all_and_leaves_nothing_behind() {
     run_alone(async {
-        let folder = tempfile::tempdir()?;
-        let args = [
-            "demo".to_owned(),
-            format!("--duration={DURATION}s"),
-            "--json".to_owned(),
-            format!("--dir={}", folder.path().display()),
-        ];
-        let mut demo = Process::start("demo", &proxy::binary("outrigger")?, &args, &[])?;
-        let mut children = BTreeMap::new();
-        let status = wait::until("the demo to end", PATIENCE, async || {
-            children.extend(descendants(demo.id()));
-            demo.exited()?.context("it runs")
-        })
-        .await?;
-        ensure!(status.success(), "{status}:\n{}", demo.log());
-        let log = wait::until("the report", Duration::from_secs(5), async || {
-            let log = demo.log();
-            log.trim_end()
-                .ends_with('}')
-                .then_some(log.clone())
-                .context(log)
-        })
-        .await?;
-        check(&log)?;
+        let (report, children) = demo(DURATION, &[]).await?;
+        check(&report)?;
 
         // A control plane and its successor, five services and their sidecars, and one more of each.
         ensure!(
@@ -58,10 +36,104 @@ fn the_demo_shows_it_all_and_leaves_nothing_behind() {
     });
 }
 
-fn check(log: &str) -> Result<()> {
-    let start = log.find('{').context("no JSON")?;
-    let report: Value =
-        serde_json::from_str(log.get(start..).unwrap_or_default()).context(log.to_owned())?;
+#[test]
+fn scenes_show_what_protects_callers() {
+    run_alone(async {
+        let scenes = ["--scene=ejection,breaker,bulkhead,canary"];
+        let (report, _) = demo(24, &scenes).await?;
+        let scenes = &report["scenes"];
+
+        let ejection = &scenes["ejection"];
+        ensure!(ejection["failed"] == 0, "callers saw it: {ejection:#}");
+        let [before, out, after] = [0, 1, 2].map(|phase| &ejection["hosts"][phase]);
+        ensure!(
+            ["a", "b", "c"]
+                .iter()
+                .all(|host| before[host].as_u64() > Some(0)),
+            "{ejection:#}"
+        );
+        ensure!(
+            out["b"].is_null() && out["a"].as_u64() > Some(0),
+            "{ejection:#}"
+        );
+        ensure!(after["b"].as_u64() > Some(0), "{ejection:#}");
+
+        let breaker = &scenes["breaker"];
+        let reason = breaker["reason"].as_str().unwrap_or_default();
+        ensure!(
+            reason.contains("max_requests=5") && reason.contains("TrafficPolicy/shop/stock"),
+            "{breaker:#}"
+        );
+        ensure!(breaker["slow"][1].as_u64() > Some(0), "{breaker:#}");
+        ensure!(breaker["recovered"][1] == 0, "{breaker:#}");
+
+        let bulkhead = &scenes["bulkhead"];
+        for quiet in ["alice", "bob"] {
+            let share = &bulkhead["callers"][quiet];
+            ensure!(
+                share["refused"] == 0 && share["served"].as_u64() > Some(0),
+                "{bulkhead:#}"
+            );
+        }
+        ensure!(
+            bulkhead["callers"]["noisy"]["refused"].as_u64() > Some(0),
+            "{bulkhead:#}"
+        );
+        let reason = bulkhead["reason"].as_str().unwrap_or_default();
+        ensure!(
+            reason.contains("\"noisy\"") && reason.contains("Bulkhead/shop/stock"),
+            "{bulkhead:#}"
+        );
+
+        let canary = &scenes["canary"];
+        for nobody in ["torn", "moved_back", "failed"] {
+            ensure!(canary[nobody] == 0, "{nobody}: {canary:#}");
+        }
+        let steps = canary["steps"].as_array().context("steps")?;
+        let users: Vec<u64> = steps
+            .iter()
+            .filter_map(|step| step["users_of_v2"].as_u64())
+            .collect();
+        ensure!(
+            users.len() == 4 && users.is_sorted() && users[0] < users[3] && users[3] == 100,
+            "{canary:#}"
+        );
+        Ok(())
+    });
+}
+
+/// Runs the demo to its end; gives its report and all processes that it had.
+async fn demo(seconds: u64, flags: &[&str]) -> Result<(Value, BTreeMap<u32, String>)> {
+    let folder = tempfile::tempdir()?;
+    let mut args = vec![
+        "demo".to_owned(),
+        format!("--duration={seconds}s"),
+        "--json".to_owned(),
+        format!("--dir={}", folder.path().display()),
+    ];
+    args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    let mut demo = Process::start("demo", &proxy::binary("outrigger")?, &args, &[])?;
+    let mut children = BTreeMap::new();
+    let status = wait::until("the demo to end", PATIENCE, async || {
+        children.extend(descendants(demo.id()));
+        demo.exited()?.context("it runs")
+    })
+    .await?;
+    ensure!(status.success(), "{status}:\n{}", demo.log());
+    let log = wait::until("the report", Duration::from_secs(5), async || {
+        let log = demo.log();
+        log.trim_end()
+            .ends_with('}')
+            .then_some(log.clone())
+            .context(log)
+    })
+    .await?;
+    let start = log.find("{\"duration_s\"").context("no JSON")?;
+    let report = serde_json::from_str(log.get(start..).unwrap_or_default()).context(log.clone())?;
+    Ok((report, children))
+}
+
+fn check(report: &Value) -> Result<()> {
     ensure!(report["failed"] == 0, "{report:#}");
     let requests = report["requests"].as_u64().context("requests")?;
     ensure!(requests > DURATION * 50, "{report:#}");

@@ -1,5 +1,7 @@
 //! A mesh of our own parts: files become live, traces become whole, and users are told.
 
+mod chain;
+mod churn;
 mod demo;
 mod edits;
 mod findings;
