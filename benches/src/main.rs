@@ -39,6 +39,10 @@ struct Args {
     /// Measure instead what bulkheads and load balancing do under overload and beside a slow host.
     #[arg(long, conflicts_with_all = ["subjects", "chains", "protocols", "idle_filters", "rounds"])]
     resilience: bool,
+    /// Put typical load on Outrigger and stop it in peace, so that an instrumented build writes its
+    /// profile.
+    #[arg(long, conflicts_with_all = ["subjects", "chains", "protocols", "idle_filters", "resilience", "rounds"])]
+    train: bool,
     /// How many rounds.
     #[arg(long)]
     rounds: Option<usize>,
@@ -72,6 +76,9 @@ fn measure(args: &Args) -> Result<()> {
         duration: Duration::from_secs_f64(args.seconds.unwrap_or(seconds)),
         starts: if args.quick { 5 } else { 20 },
     };
+    if args.train {
+        return run::train(Duration::from_secs_f64(args.seconds.unwrap_or(3.0)));
+    }
     let (text, json) = if args.resilience {
         let report = resilience::run(plan.duration)?;
         (report.to_string(), serde_json::to_string_pretty(&report)?)

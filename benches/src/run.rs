@@ -72,6 +72,31 @@ pub fn run(plan: &Plan) -> Result<Report> {
     })
 }
 
+/// Runs Outrigger under each protocol and chain, at saturation and at half of it, and stops it in
+/// peace: an instrumented build writes its profile then.
+pub fn train(duration: Duration) -> Result<()> {
+    let cores = Cores::choose()?;
+    cores::pin(cores.load)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            for chain in [Chain::Plain, Chain::Sidecar, Chain::Bulkhead] {
+                eprintln!("{}, {} chain", protocol.describe(), chain.name());
+                let backend = backend::start(protocol)?;
+                let mut subject = spawn(Kind::Outrigger, protocol, chain, backend, cores)?;
+                subject.ready().await?;
+                let full = measure(&subject, protocol, chain, Pace::Saturate, duration).await?;
+                let half = Pace::Rate(full.rate / 2.0);
+                measure(&subject, protocol, chain, half, duration).await?;
+                subject.stop().await?;
+            }
+        }
+        Ok(())
+    })
+}
+
 /// The target directory, where the report goes.
 pub fn target_directory() -> Result<PathBuf> {
     Ok(proxy::venv()?

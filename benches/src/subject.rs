@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
+use nix::sys::signal::Signal;
 use outrigger_tests::process::Process;
 use outrigger_tests::{proxy, wait};
 use serde::Serialize;
@@ -139,6 +140,14 @@ impl Subject {
                 .map(drop)
         })
         .await
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        let status = self.process.wait(Duration::from_secs(30)).await?;
+        ensure!(status.success(), "{} ended with {status}", self.name);
+        Ok(())
     }
 
     /// The process that does the work.

@@ -1,6 +1,7 @@
 //! Builds, tests, benchmarks and shows Outrigger; installs what that needs.
 
 mod install;
+mod release;
 mod steps;
 
 use std::process::ExitCode;
@@ -32,8 +33,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Build with full optimisation and measure beside Envoy.
+    /// Build what users run, guided by a profile, into `target/guided/bin`.
+    Release,
+    /// Build what users run and measure it beside Envoy.
     Bench {
+        /// Measure the plain release build, without a profile.
+        #[arg(long)]
+        unguided: bool,
         /// Arguments of the harness, such as `--quick` or `--json`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -66,14 +72,23 @@ fn run(command: Command) -> Result<()> {
             )
         }
         Command::Test { args } => test(&steps, &args),
-        Command::Bench { args } => {
+        Command::Release => {
+            install::compilers(&steps)?;
+            release::build(&steps, &harness(&steps)?).map(drop)
+        }
+        Command::Bench { unguided, args } => {
             install::compilers(&steps)?;
             install::python(&steps)?;
-            build(&steps, &["--release"])?;
-            let harness = ["build", "--release", "--package", "outrigger-benches"];
-            steps.cargo("build the load harness", &harness)?;
-            let harness = steps.target().join("release/outrigger-bench");
-            steps.run("measure", &harness, &args)
+            let harness = harness(&steps)?;
+            let bin = if unguided {
+                build(&steps, &["--release"])?;
+                steps.target().join("release")
+            } else {
+                release::build(&steps, &harness)?
+            };
+            let mut measure = std::process::Command::new(harness);
+            measure.args(args).env("OUTRIGGER_BIN_DIR", bin);
+            steps.shown("measure", &mut measure)
         }
         Command::Ci => {
             install::compilers(&steps)?;
@@ -95,6 +110,13 @@ fn run(command: Command) -> Result<()> {
             test(&steps, &[])
         }
     }
+}
+
+/// Builds the load harness.
+fn harness(steps: &Steps) -> Result<std::path::PathBuf> {
+    let args = ["build", "--release", "--package", "outrigger-benches"];
+    steps.cargo("build the load harness", &args)?;
+    Ok(steps.target().join("release/outrigger-bench"))
 }
 
 fn test(steps: &Steps, args: &[String]) -> Result<()> {

@@ -69,7 +69,8 @@ impl Steps {
         self.shown(what, Command::new(program).args(args))
     }
 
-    fn shown(&self, what: &str, command: &mut Command) -> Result<()> {
+    /// Runs a command and shows its output.
+    pub(crate) fn shown(&self, what: &str, command: &mut Command) -> Result<()> {
         eprintln!("==> {what}: {}", describe(command));
         let start = Instant::now();
         let status = command.current_dir(&self.root).status();
