@@ -265,7 +265,8 @@ fn route(index: usize) -> Value {
             ]},
             "timeout": "5s",
             "retry_policy": {
-                "retry_on": "connect-failure,refused-stream,unavailable,503",
+                "retry_on": "connect-failure,refused-stream,unavailable,retriable-status-codes",
+                "retriable_status_codes": [503],
                 "num_retries": 2,
             },
         },
