@@ -12,6 +12,7 @@ pub mod access_log;
 pub mod bootstrap;
 pub mod cluster;
 pub mod format;
+pub mod fraction;
 pub mod from_proto;
 pub mod hash_policy;
 pub mod header;

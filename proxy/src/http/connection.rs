@@ -58,6 +58,7 @@ pub fn start(
         draining: Cell::new(None),
         responding: RefCell::new(None),
         waker: RefCell::new(None),
+        buckets: RefCell::default(),
         listener,
         worker,
     });

@@ -31,6 +31,8 @@ pub struct Reply {
     pub grpc_status: Option<u16>,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: Cow<'static, str>,
+    /// A response that a filter made whole: neither mapped for gRPC nor changed by the route.
+    pub is_whole: bool,
     /// `x-outrigger-reason`: object, rule and limit; none for plain answers such as redirects.
     pub reason: Option<Box<str>>,
 }
@@ -50,6 +52,7 @@ impl LocalReply {
             flags: ResponseFlags::default(),
             grpc_status: None,
             details: details.into(),
+            is_whole: false,
             reason: None,
         }))
     }
@@ -65,6 +68,13 @@ impl LocalReply {
     #[must_use]
     pub fn with_grpc_status(mut self, status: u16) -> Self {
         self.grpc_status = Some(status);
+        self
+    }
+
+    /// A whole response: neither mapped for gRPC nor changed by the route.
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        self.is_whole = true;
         self
     }
 
@@ -137,8 +147,8 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 #[must_use]
 pub fn into_response(reply: &mut LocalReply, to: ReplyTo) -> Response {
     let body = std::mem::take(&mut reply.body);
-    let mut response = if to.is_grpc {
-        grpc_response(reply.status, &body, reply.flags)
+    let mut response = if to.is_grpc && !reply.is_whole {
+        grpc_response(reply, &body)
     } else {
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = reply.status;
@@ -171,12 +181,10 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Trailers only: what gRPC clients understand of an HTTP status.
-fn grpc_response(status: StatusCode, body: &[u8], flags: ResponseFlags) -> Response {
-    let code = if flags.contains(ResponseFlags::RATE_LIMITED) {
-        14
-    } else {
-        grpc_status(status)
-    };
+fn grpc_response(reply: &Reply, body: &[u8]) -> Response {
+    let code = reply
+        .grpc_status
+        .unwrap_or_else(|| grpc_status(reply.status));
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(

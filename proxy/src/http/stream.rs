@@ -282,7 +282,9 @@ impl Stream {
         }
         cx.info.details = Some(std::mem::take(&mut reply.details));
         cx.info.reason = reply.reason.take();
-        if let Some(matched) = &cx.matched {
+        if let Some(matched) = &cx.matched
+            && !reply.is_whole
+        {
             router::mutate_local_reply(cx, matched, response.headers_mut());
         }
         response
@@ -430,7 +432,9 @@ impl Stream {
                 }
             },
         }
-        if let Some(status) = info.response_code {
+        if let Some(status) = info.response_code
+            && !info.is_health_check
+        {
             hcm.stats.rq.count(status);
             hcm.listener_responses.count(status);
         }

@@ -12,7 +12,7 @@ use http::{StatusCode, uri::Scheme};
 
 use super::{activity::Activity, connection_manager::HcmRuntime, headers, io::IoWatch};
 use crate::{
-    filters::http::Kept,
+    filters::http::{Kept, local_ratelimit::TokenBucket},
     listener::Active,
     router,
     telemetry::{
@@ -72,6 +72,8 @@ pub struct DownstreamCx {
     pub responding: RefCell<Option<Rc<Activity>>>,
     /// Wakes the connection's task.
     pub waker: RefCell<Option<Waker>>,
+    /// Token buckets of limits that each connection has for itself, by the limit's number.
+    pub buckets: RefCell<Vec<(u64, Arc<TokenBucket>)>>,
 }
 
 impl StreamCx {

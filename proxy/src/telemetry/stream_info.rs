@@ -72,6 +72,8 @@ pub struct StreamInfo {
     pub bytes_sent: Cell<u64>,
     /// Moments on the client's side.
     pub downstream: DownstreamTimings,
+    /// It asked how we are: it is left out of the connection manager's counts of responses.
+    pub is_health_check: bool,
     /// The span of this request, if it is traced or has context to pass on.
     pub trace: Option<Box<super::span::ActiveSpan>>,
 }
@@ -138,6 +140,7 @@ impl StreamInfo {
             bytes_received: Rc::default(),
             bytes_sent: Cell::new(0),
             downstream: DownstreamTimings::default(),
+            is_health_check: false,
             trace: None,
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use outrigger_proto::{
     envoy::{
-        config::route::v3::FilterConfig,
+        config::route::v3::{CorsPolicy, FilterConfig},
         extensions::filters::network::http_connection_manager::v3::{
             HttpFilter as FilterProto, http_filter,
         },
@@ -20,7 +20,7 @@ use crate::{
         route::{Action, ClusterSpecifier, RouteConfiguration},
     },
     convert::Cx,
-    filters::http::{Config, RouteConfig},
+    filters::http::{Config, RouteConfig, cors},
 };
 
 /// Converts a chain; `router` checks the message of the filter that ends it.
@@ -100,6 +100,20 @@ pub(super) fn per_filter(cx: &Cx<'_>, configs: HashMap<String, Any>) -> PerFilte
         .into_iter()
         .filter_map(|(name, any)| Some((Arc::from(&*name), setting(&cx.key(&name), &name, &any)?)));
     PerFilterConfigs(converted.collect())
+}
+
+/// Adds the deprecated `cors` field of a route or virtual host.
+pub(super) fn with_cors(
+    cx: &Cx<'_>,
+    mut configs: PerFilterConfigs,
+    policy: Option<CorsPolicy>,
+) -> PerFilterConfigs {
+    if let Some(policy) = policy {
+        let policy = Arc::new(cors::legacy(&cx.field("cors"), policy));
+        let setting = Setting::Config(RouteConfig::Cors(policy));
+        configs.0.push((Arc::from(cors::LEGACY_NAME), setting));
+    }
+    configs
 }
 
 fn setting(cx: &Cx<'_>, name: &str, any: &Any) -> Option<Setting> {

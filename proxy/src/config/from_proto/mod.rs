@@ -7,6 +7,7 @@ mod access_log;
 mod bootstrap;
 mod cluster;
 mod endpoint;
+pub(crate) mod fraction;
 mod hash_policy;
 pub(crate) mod header;
 mod health_check;

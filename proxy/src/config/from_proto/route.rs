@@ -165,7 +165,6 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
             matcher,
             virtual_clusters,
             rate_limits,
-            cors,
             retry_policy_typed_config,
             hedge_policy,
             route_specifiers
@@ -234,7 +233,11 @@ fn virtual_host(cx: &Cx<'_>, host: VirtualHostProto, max_body: u32) -> Option<Vi
         ),
         include_request_attempt_count,
         include_attempt_count_in_response,
-        per_filter: http_filter::per_filter(cx, typed_per_filter_config),
+        per_filter: http_filter::with_cors(
+            cx,
+            http_filter::per_filter(cx, typed_per_filter_config),
+            cors,
+        ),
         include_is_timeout_retry_header,
     })
 }
@@ -321,10 +324,14 @@ fn route(cx: &Cx<'_>, route: RouteProto, max_body: u32, place: &Place<'_>) -> Op
             format!("route {name}")
         }
     });
+    let mut per_filter = http_filter::per_filter(cx, typed_per_filter_config);
     let is_monotone = is_monotone(&cx.field("metadata"), metadata.as_ref());
     let action = match action {
-        Some(route::Action::Route(proto)) => {
+        Some(route::Action::Route(mut proto)) => {
             let at = cx.field("route");
+            #[expect(deprecated, reason = "Envoy still reads `cors`")]
+            let policy = proto.cors.take();
+            per_filter = http_filter::with_cors(&at, per_filter, policy);
             route_action::forward(&at, proto).map(|mut forward| {
                 if is_monotone {
                     route_action::make_monotone(&at, &mut forward.cluster);
@@ -376,7 +383,7 @@ fn route(cx: &Cx<'_>, route: RouteProto, max_body: u32, place: &Place<'_>) -> Op
         tracing,
         name: Arc::from(name),
         origin: Arc::from(origin),
-        per_filter: http_filter::per_filter(cx, typed_per_filter_config),
+        per_filter,
     })
 }
 

@@ -60,7 +60,8 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
         rate_limits,
         include_vh_rate_limits,
         hash_policy,
-        cors,
+        // A setting of the filter, which the route has taken.
+        cors: _,
         max_grpc_timeout,
         grpc_timeout_offset,
         upgrade_configs,
@@ -84,7 +85,6 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
             retry_policy_typed_config,
             rate_limits,
             include_vh_rate_limits,
-            cors,
             internal_redirect_policy,
             internal_redirect_action,
             max_internal_redirects,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use smallvec::SmallVec;
 
-use super::{Factory, FilterBuild, Flow, Overrides, RouteFilter, State, overrides::NameId};
+use super::{Factory, FilterBuild, Flow, Overrides, State, overrides::NameId};
 use crate::{
     config::http_connection_manager,
     http::{LocalReply, Response, StreamCx},
@@ -86,8 +86,10 @@ impl Chain {
         cx: &mut StreamCx,
     ) -> Result<(), LocalReply> {
         for (instance, state) in factories.0.iter().zip(&mut self.states) {
-            let routes = routes(self.overrides.as_deref(), instance.name);
-            let flow = instance.factory.request_headers(state, routes, head, cx);
+            let overrides = self.overrides.as_deref();
+            let flow = instance
+                .factory
+                .request_headers(state, overrides, instance.name, head, cx);
             settle(flow, cx).await?;
         }
         Ok(())
@@ -107,20 +109,15 @@ impl Chain {
             return Ok(());
         }
         for (instance, state) in factories.0.iter().zip(&mut self.states).rev() {
-            let routes = routes(self.overrides.as_deref(), instance.name);
+            let overrides = self.overrides.as_deref();
+            let name = instance.name;
             let flow = instance
                 .factory
-                .response_headers(state, routes, response, cx);
+                .response_headers(state, overrides, name, response, cx);
             settle(flow, cx).await?;
         }
         Ok(())
     }
-}
-
-fn routes(overrides: Option<&Overrides>, name: NameId) -> &[Arc<RouteFilter>] {
-    overrides
-        .and_then(|overrides| overrides.of(name))
-        .map_or(&[], |(_, objects)| objects)
 }
 
 async fn settle(mut flow: Flow, cx: &mut StreamCx) -> Result<(), LocalReply> {

@@ -14,8 +14,12 @@
 
 pub mod bulkhead;
 mod chain;
+pub mod cors;
+pub mod fault;
 mod flow;
 pub mod header_mutation;
+pub mod health_check;
+pub mod local_ratelimit;
 mod overrides;
 pub mod rbac;
 #[macro_use]
@@ -29,6 +33,7 @@ use http::request::Parts;
 
 pub use chain::{Chain, Factories};
 pub use flow::{Flow, Kept};
+use overrides::NameId;
 pub use overrides::Overrides;
 
 use crate::{
@@ -39,7 +44,11 @@ use crate::{
 
 http_filters! {
     Bulkhead: bulkhead,
+    Cors: cors,
+    Fault: fault,
     HeaderMutation: header_mutation,
+    HealthCheck: health_check,
+    LocalRatelimit: local_ratelimit,
     Rbac: rbac,
 }
 
@@ -94,8 +103,10 @@ pub struct FilterCx<'a, F: HttpFilter> {
     pub stream: &'a mut StreamCx,
     /// What this filter keeps of this stream.
     pub state: &'a mut F::State,
-    /// Its settings at the levels of the route, the most general first.
-    routes: &'a [std::sync::Arc<RouteFilter>],
+    /// The settings of all filters at the place of the route.
+    overrides: Option<&'a Overrides>,
+    /// Under which name this filter's are.
+    name: NameId,
 }
 
 impl<'a, F: HttpFilter> FilterCx<'a, F> {
@@ -107,8 +118,20 @@ impl<'a, F: HttpFilter> FilterCx<'a, F> {
     }
 
     /// All per-route settings, the most general first.
-    pub fn routes(&self) -> impl DoubleEndedIterator<Item = &'a F::Route> + use<'a, F> {
-        self.routes.iter().filter_map(|object| F::Route::of(object))
+    pub fn routes(&self) -> impl DoubleEndedIterator<Item = &'a F::Route> + Clone + use<'a, F> {
+        self.routes_named(self.name)
+    }
+
+    /// The settings under another name than the filter's.
+    fn routes_named(
+        &self,
+        name: NameId,
+    ) -> impl DoubleEndedIterator<Item = &'a F::Route> + Clone + use<'a, F> {
+        let found = self.overrides.and_then(|overrides| overrides.of(name));
+        found
+            .map_or(&[][..], |(_, objects)| objects)
+            .iter()
+            .filter_map(|object| F::Route::of(object))
     }
 }
 

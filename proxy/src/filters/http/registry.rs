@@ -51,10 +51,12 @@ macro_rules! http_filters {
                     return Some(config.map(|config| Self::$name(std::sync::Arc::new(config))));
                 })*
                 $(if any.type_url == <$module::Config as FilterConfig>::Proto::type_url() {
-                    cx.error(format!(
-                        "per-route settings of this filter are a `{}`",
-                        <$module::Config as FilterConfig>::RouteProto::type_url()
-                    ));
+                    let wanted = <$module::Config as FilterConfig>::RouteProto::type_url();
+                    if wanted == outrigger_proto::google::protobuf::Empty::type_url() {
+                        cx.error("this filter has no per-route settings");
+                    } else {
+                        cx.error(format!("per-route settings of this filter are a `{wanted}`"));
+                    }
                     return Some(None);
                 })*
                 None
@@ -94,6 +96,7 @@ macro_rules! http_filters {
         })*
 
         impl RouteFilter {
+            #[allow(unreachable_code, reason = "some filters have no per-route settings")]
             fn new(config: &RouteConfig, build: RouteBuild<'_>) -> Self {
                 match config {
                     $(RouteConfig::$name(config) => Self::$name($module::Route::new(config, build)),)*
@@ -127,13 +130,14 @@ macro_rules! http_filters {
             fn request_headers(
                 &self,
                 state: &mut State,
-                routes: &[std::sync::Arc<RouteFilter>],
+                overrides: Option<&Overrides>,
+                name: NameId,
                 head: &mut http::request::Parts,
                 stream: &mut StreamCx,
             ) -> Flow {
                 match (self, state) {
                     $((Self::$name(filter), State::$name(state)) => {
-                        filter.request_headers(head, &mut FilterCx { stream, state, routes })
+                        filter.request_headers(head, &mut FilterCx { stream, state, overrides, name })
                     })*
                     _ => Flow::Continue,
                 }
@@ -142,13 +146,14 @@ macro_rules! http_filters {
             fn response_headers(
                 &self,
                 state: &mut State,
-                routes: &[std::sync::Arc<RouteFilter>],
+                overrides: Option<&Overrides>,
+                name: NameId,
                 response: &mut Response,
                 stream: &mut StreamCx,
             ) -> Flow {
                 match (self, state) {
                     $((Self::$name(filter), State::$name(state)) => {
-                        filter.response_headers(response, &mut FilterCx { stream, state, routes })
+                        filter.response_headers(response, &mut FilterCx { stream, state, overrides, name })
                     })*
                     _ => Flow::Continue,
                 }
