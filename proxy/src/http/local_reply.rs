@@ -33,6 +33,8 @@ pub struct Reply {
     pub details: Cow<'static, str>,
     /// A response that a filter made whole: neither mapped for gRPC nor changed by the route.
     pub is_whole: bool,
+    /// The route itself says so: its header changes apply, also where it leads to no cluster.
+    pub is_of_route: bool,
     /// `x-outrigger-reason`: object, rule and limit; none for plain answers such as redirects.
     pub reason: Option<Box<str>>,
 }
@@ -53,6 +55,7 @@ impl LocalReply {
             grpc_status: None,
             details: details.into(),
             is_whole: false,
+            is_of_route: false,
             reason: None,
         }))
     }
@@ -75,6 +78,13 @@ impl LocalReply {
     #[must_use]
     pub fn whole(mut self) -> Self {
         self.is_whole = true;
+        self
+    }
+
+    /// The route's own answer.
+    #[must_use]
+    pub fn of_route(mut self) -> Self {
+        self.is_of_route = true;
         self
     }
 
@@ -160,10 +170,6 @@ pub fn into_response(reply: &mut LocalReply, to: ReplyTo) -> Response {
         }
         response
     };
-    if let (true, Some(status)) = (to.is_grpc, reply.grpc_status) {
-        let headers = response.headers_mut();
-        headers.insert(GRPC_STATUS, HeaderValue::from(status));
-    }
     for (name, value) in std::mem::take(&mut reply.headers) {
         response.headers_mut().append(name, value);
     }

@@ -3,6 +3,7 @@
 use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use http::{Method, StatusCode, Version, header, request::Parts, uri::Scheme};
 
 use super::{
@@ -250,8 +251,11 @@ impl Stream {
     async fn answer_through_filters(&mut self, reply: LocalReply) -> Response {
         let connection = Rc::clone(&self.cx.connection);
         let filters = &connection.listener.hcm.filters;
+        let status = reply.status;
         let mut response = self.answer(reply);
         let cx = &mut self.cx;
+        // What formats read; a gRPC response has another one in the end.
+        cx.info.response_code = Some(status);
         let overrides = cx.matched.as_ref().and_then(router::Match::filters);
         self.chain.begin(filters, overrides);
         match self
@@ -282,8 +286,10 @@ impl Stream {
         }
         cx.info.details = Some(std::mem::take(&mut reply.details));
         cx.info.reason = reply.reason.take();
+        // Replies of others than the route get its changes only where it leads to a cluster, as in Envoy.
         if let Some(matched) = &cx.matched
             && !reply.is_whole
+            && (reply.is_of_route || matches!(matched.route.action, Action::Forward(_)))
         {
             router::mutate_local_reply(cx, matched, response.headers_mut());
         }
@@ -351,7 +357,13 @@ impl Stream {
     /// Answers what never became a request: the text to send, and the stream to be completed.
     pub(super) fn refuse(mut self: Box<Self>, reply: LocalReply) -> (BytesMut, Refused) {
         let status = reply.status;
-        let mut response = self.answer(reply);
+        // There is nobody who could wait with this one: a filter that must is left out with all others.
+        let answered = self.answer_through_filters(reply).now_or_never();
+        let mut response = answered.unwrap_or_else(|| {
+            let mut response = Response::default();
+            *response.status_mut() = status;
+            response
+        });
         let connection = Rc::clone(&self.cx.connection);
         let cx = ResponseCx {
             date: connection.worker.date(self.cx.info.start_time),

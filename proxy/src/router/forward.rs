@@ -32,7 +32,7 @@ pub async fn forward(
                 cx.record(&parts);
             }
             let location = rewrite::location(redirect, cx.scheme.as_str(), &parts);
-            let reply = LocalReply::new(redirect.status, "", "direct_response");
+            let reply = LocalReply::new(redirect.status, "", "direct_response").of_route();
             Err(match location {
                 Some(location) => reply.with_header(header::LOCATION, location),
                 None => reply,
@@ -40,7 +40,8 @@ pub async fn forward(
         }
         Action::DirectResponse(direct) => {
             stats.rq_direct_response.inc();
-            let reply = LocalReply::new(direct.status, direct.body.clone(), "direct_response");
+            let reply =
+                LocalReply::new(direct.status, direct.body.clone(), "direct_response").of_route();
             let has_location =
                 direct.status == StatusCode::CREATED || direct.status.is_redirection();
             Err(match has_location.then(|| own_url(cx, &parts)).flatten() {

@@ -192,6 +192,17 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         eds_cluster_config,
         dns,
     );
+    let hashes_names = common_lb_config
+        .as_ref()
+        .and_then(|common| common.consistent_hashing_lb_config.as_ref())
+        .is_some_and(|hashing| hashing.use_hostname_for_hashing);
+    // Envoy has names for the hosts of DNS only.
+    if hashes_names && !matches!(discovery, None | Some(Discovery::StrictDns(_))) {
+        cx.field("common_lb_config")
+            .field("consistent_hashing_lb_config")
+            .field("use_hostname_for_hashing")
+            .error("Cannot use hostname for consistent hashing loadbalancing for cluster of this type; use STRICT_DNS");
+    }
     let common = load_balancing::common(&cx.field("common_lb_config"), common_lb_config);
     let panic_threshold = common.panic_threshold;
     let balancing = load_balancing::policy(cx, lb_policy, lb_config, load_balancing_policy, common);

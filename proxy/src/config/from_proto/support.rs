@@ -156,7 +156,12 @@ mod tests {
             Some(Status::Rejected)
         );
         assert_eq!(of(cluster, "connect_timeout"), None);
-        assert!(matches!(of(cluster, "metadata"), Some(Status::NoEffect(_))));
+        assert!(matches!(of(cluster, "metadata"), Some(Status::Partly(_))));
+        let listener = "envoy.config.listener.v3.Listener";
+        assert!(matches!(
+            of(listener, "metadata"),
+            Some(Status::NoEffect(_))
+        ));
         assert!(matches!(of(cluster, "type"), Some(Status::Partly(_))));
     }
 

@@ -95,7 +95,7 @@ impl<'a, I: Iterator<Item = &'a RouteConfig> + Clone> Policies<I> {
             }
         };
         add(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.cloned());
-        if self.allows_credentials() && origin.is_some() {
+        if self.allows_credentials() {
             add(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, Some(TRUE));
         }
         let methods = self.first(|policy| policy.allow_methods.clone());

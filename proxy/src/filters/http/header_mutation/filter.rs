@@ -140,7 +140,7 @@ impl HttpFilter for Filter {
                             response: None,
                             trailers: None,
                         };
-                        format::write(format, &context, Missing::Dash, text);
+                        format::write(format, &context, Missing::Empty, text);
                     },
                 );
             }
@@ -167,7 +167,7 @@ impl HttpFilter for Filter {
                         response: Some(response.headers()),
                         trailers: None,
                     };
-                    format::write(format, &context, Missing::Dash, text);
+                    format::write(format, &context, Missing::Empty, text);
                 });
             }
         }

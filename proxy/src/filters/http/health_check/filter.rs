@@ -110,6 +110,9 @@ impl Filter {
         let Mode::Own(clusters) = &self.config.mode else {
             return verdict;
         };
+        if !clusters.is_empty() {
+            verdict.details = "health_check_ok_cluster_healthy";
+        }
         for (name, percentage) in clusters {
             let (details, reason, counter) = match self.check(stream, name, *percentage) {
                 None => continue,
@@ -143,7 +146,7 @@ impl Filter {
         let usable = set
             .hosts
             .iter()
-            .filter(|host| Health::from(host.health()) != Health::Unhealthy)
+            .filter(|host| host.coarse_health() != Health::Unhealthy)
             .count() as u64;
         if total == 0 {
             return (percentage > 0).then(|| {

@@ -103,7 +103,10 @@ impl Route {
             false => UNAVAILABLE,
         };
         let mut headers = HeaderMap::new();
-        if config.sends_retry_after && config.status == StatusCode::TOO_MANY_REQUESTS {
+        if config.sends_retry_after
+            && config.status == StatusCode::TOO_MANY_REQUESTS
+            && bucket.max() > 0
+        {
             let seconds = whole_seconds(bucket.next_token()).max(1);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
