@@ -34,7 +34,7 @@ use crate::{
         otlp::Exporters,
         stats::Registry,
     },
-    upstream::{Cluster, dns::Resolver, outlier},
+    upstream::{Cluster, dns::Resolver, health, outlier},
     worker::{self, Drain, Phase, Scope},
     xds::{self, Control},
 };
@@ -130,6 +130,7 @@ impl App {
             },
             resolver: Resolver::default(),
             outlier_log: outlier_log(&bootstrap, &access_logs)?,
+            access_logs: access_logs.clone(),
             commands: commands.0.clone(),
         };
         let publisher = Publisher::new();
@@ -396,7 +397,26 @@ struct ProcessHost {
     build: Build,
     resolver: Resolver,
     outlier_log: Option<EventLog>,
+    access_logs: AccessLogs,
     commands: mpsc::UnboundedSender<xds::Command>,
+}
+
+impl ProcessHost {
+    /// The event logs of a cluster's health checks. One that can't be opened is told of and left out: the
+    /// checks matter more.
+    fn event_logs(&self, cluster: &Cluster) -> Vec<EventLog> {
+        let check = cluster.config.health_check.as_ref();
+        let paths = check.map_or(&[][..], |check| &check.event_logs);
+        let open = |path: &std::path::PathBuf| {
+            self.access_logs
+                .event_log(path)
+                .inspect_err(|error| {
+                    tracing::error!(cluster = %cluster.name(), %error, "no health check event log");
+                })
+                .ok()
+        };
+        paths.iter().filter_map(open).collect()
+    }
 }
 
 impl Host for ProcessHost {
@@ -410,6 +430,10 @@ impl Host for ProcessHost {
 
     fn discover(&mut self, cluster: &Arc<Cluster>) {
         outlier::watch(cluster, self.outlier_log.clone());
+        let warm = self.commands.clone();
+        health::watch(cluster, self.event_logs(cluster), move || {
+            drop(warm.send(xds::Command::Warm));
+        });
         let warm = self.commands.clone();
         // The look-ups end with the cluster. A stopped main loop needs no waking.
         let _task = self

@@ -50,6 +50,8 @@ pub struct Cluster {
     pub health_check: Option<Arc<HealthCheck>>,
     /// A host that is taken away goes at once, whatever its checks say.
     pub ignore_health_on_host_removal: bool,
+    /// New hosts do not count, not even as unhealthy ones, until they are checked.
+    pub ignore_new_hosts_until_first_hc: bool,
     /// Socket keep-alive towards hosts.
     pub tcp_keepalive: Option<TcpKeepalive>,
 }

@@ -37,6 +37,40 @@ pub enum StringMatcher {
     Regex(regex::bytes::Regex),
 }
 
+impl StringMatcher {
+    /// Whether a string condition holds.
+    #[must_use]
+    pub fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact {
+                value: wanted,
+                ignore_case,
+            } => equal(value, wanted.as_bytes(), *ignore_case),
+            Self::Prefix {
+                value: wanted,
+                ignore_case,
+            } => starts_with(value, wanted.as_bytes(), *ignore_case),
+            Self::Suffix {
+                value: wanted,
+                ignore_case,
+            } => value
+                .len()
+                .checked_sub(wanted.len())
+                .is_some_and(|start| equal(&value[start..], wanted.as_bytes(), *ignore_case)),
+            Self::Contains {
+                value: wanted,
+                ignore_case,
+            } => {
+                wanted.is_empty()
+                    || value
+                        .windows(wanted.len())
+                        .any(|window| equal(window, wanted.as_bytes(), *ignore_case))
+            }
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
 /// `envoy.config.route.v3.HeaderMatcher`.
 #[derive(Clone, Debug)]
 pub struct HeaderMatcher {
@@ -97,4 +131,20 @@ pub enum QueryMatchKind {
     String(StringMatcher),
     /// The parameter is there (`true`) or not (`false`).
     Present(bool),
+}
+
+/// Whether two texts are equal.
+pub(crate) fn equal(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
+    if ignore_case {
+        value.eq_ignore_ascii_case(wanted)
+    } else {
+        value == wanted
+    }
+}
+
+/// Whether a text begins with another.
+pub(crate) fn starts_with(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
+    value
+        .get(..wanted.len())
+        .is_some_and(|start| equal(start, wanted, ignore_case))
 }

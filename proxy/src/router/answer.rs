@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, header, response};
+use http::{HeaderMap, HeaderName, header, response};
 use http_body::{Body as _, Frame};
 
 use super::{
@@ -28,6 +28,9 @@ const TRAILERS_WAIT: Duration = Duration::from_millis(20);
 
 /// An unread body of at most this size is read for its connection's sake.
 const DISCARD: usize = 64 * 1024;
+
+/// A host that says so in an answer is to get no more requests until it passes its health checks.
+static IMMEDIATE_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 
 /// A response from upstream that nobody has yet.
 pub(super) struct Answer {
@@ -56,6 +59,11 @@ impl Answer {
         };
         let latency = arrival.saturating_duration_since(begun);
         lb::report(&exchange.cluster, &exchange.host, latency, sample);
+        if let Some(checker) = &exchange.cluster.health
+            && head.headers.contains_key(&IMMEDIATE_FAIL)
+        {
+            checker.fail_immediately(&exchange.host);
+        }
         let is_end = body.is_end_stream();
         exchange.awaited = outcome::head(&exchange.cluster, &exchange.host, &head, is_end);
         Self {

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use crate::config::{
     matcher::{
-        HeaderKey, HeaderMatchKind, HeaderMatcher, QueryMatchKind, QueryMatcher, StringMatcher,
+        HeaderKey, HeaderMatchKind, HeaderMatcher, QueryMatchKind, QueryMatcher, equal, starts_with,
     },
     route::{PathMatch, RouteMatch},
 };
@@ -100,43 +100,11 @@ pub fn path_matches(path_match: &PathMatch, path: &str) -> bool {
     }
 }
 
-/// Whether a string condition holds.
-#[must_use]
-pub fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
-    match matcher {
-        StringMatcher::Exact {
-            value: wanted,
-            ignore_case,
-        } => equal(value, wanted.as_bytes(), *ignore_case),
-        StringMatcher::Prefix {
-            value: wanted,
-            ignore_case,
-        } => starts_with(value, wanted.as_bytes(), *ignore_case),
-        StringMatcher::Suffix {
-            value: wanted,
-            ignore_case,
-        } => value
-            .len()
-            .checked_sub(wanted.len())
-            .is_some_and(|start| equal(&value[start..], wanted.as_bytes(), *ignore_case)),
-        StringMatcher::Contains {
-            value: wanted,
-            ignore_case,
-        } => {
-            wanted.is_empty()
-                || value
-                    .windows(wanted.len())
-                    .any(|window| equal(window, wanted.as_bytes(), *ignore_case))
-        }
-        StringMatcher::Regex(regex) => regex.is_match(value),
-    }
-}
-
 /// Whether a header condition holds: for any one of the values of its name.
 #[must_use]
 pub fn header_matches(matcher: &HeaderMatcher, view: &View<'_>) -> bool {
     let holds = |value: &[u8]| match &matcher.kind {
-        HeaderMatchKind::String(matcher) => string_matches(matcher, value),
+        HeaderMatchKind::String(matcher) => matcher.matches(value),
         HeaderMatchKind::Range { start, end } => {
             integer(value).is_some_and(|number| (*start..*end).contains(&number))
         }
@@ -231,7 +199,7 @@ pub fn query_matches(matcher: &QueryMatcher, path_and_query: &str) -> bool {
     match (&matcher.kind, value) {
         (QueryMatchKind::Present(present), value) => *present == value.is_some(),
         (QueryMatchKind::String(_), None) => false,
-        (QueryMatchKind::String(matcher), Some(value)) => string_matches(matcher, value.as_bytes()),
+        (QueryMatchKind::String(matcher), Some(value)) => matcher.matches(value.as_bytes()),
     }
 }
 
@@ -259,20 +227,6 @@ fn integer(value: &[u8]) -> Option<i64> {
     std::str::from_utf8(value).ok()?.trim_ascii().parse().ok()
 }
 
-fn equal(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
-    if ignore_case {
-        value.eq_ignore_ascii_case(wanted)
-    } else {
-        value == wanted
-    }
-}
-
-fn starts_with(value: &[u8], wanted: &[u8], ignore_case: bool) -> bool {
-    value
-        .get(..wanted.len())
-        .is_some_and(|start| equal(start, wanted, ignore_case))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -280,6 +234,7 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::config::matcher::StringMatcher;
 
     fn parts(path: &str, headers: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().uri(path).header("host", "a.example");

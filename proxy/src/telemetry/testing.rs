@@ -93,6 +93,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
         outlier_detection: None,
         health_check: None,
         ignore_health_on_host_removal: false,
+        ignore_new_hosts_until_first_hc: false,
         tcp_keepalive: None,
     };
     Cluster::new(Arc::new(config), registry, None)

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     circuit::Circuit,
+    health::{Checker, HealthFlags},
     host::{Host, HostSpec},
     host_set::{HostSet, Inputs},
     lb::consistent::TableGauges,
@@ -45,6 +46,8 @@ pub struct Cluster {
     table_gauges: Option<TableGauges>,
     /// Leaves out hosts that fail, if configured.
     pub outlier: Option<Detector>,
+    /// Asks hosts how they are, if configured.
+    pub health: Option<Checker>,
     initialized: watch::Sender<bool>,
     /// The version before this one, while it may still serve: it has the same hosts.
     previous: Weak<Self>,
@@ -99,6 +102,10 @@ impl Cluster {
             let previous = reusable.and_then(|previous| previous.outlier.as_ref());
             Detector::new(Arc::clone(outlier), &scope, previous)
         });
+        let health = config
+            .health_check
+            .as_ref()
+            .map(|health| Checker::new(Arc::clone(health), &scope));
         let cluster = Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             hosts: ArcSwap::new(Arc::new(hosts)),
@@ -106,6 +113,7 @@ impl Cluster {
             stats: ClusterStats::new(scope),
             circuit,
             outlier,
+            health,
             initialized: watch::Sender::new(false),
             previous: reusable.map_or_else(Weak::new, Arc::downgrade),
             is_retired: watch::Sender::new(false),
@@ -183,16 +191,24 @@ impl Cluster {
                 Some(position) => {
                     let host = candidates.swap_remove(position);
                     changed |= host.update(spec);
+                    changed |= host.clear(HealthFlags::PENDING_DYNAMIC_REMOVAL);
                     hosts.push(Arc::clone(host));
                 }
                 None => {
                     changed = true;
                     is_new = true;
-                    hosts.push(Arc::new(Host::new(spec)));
+                    hosts.push(Arc::new(self.new_host(spec)));
                 }
             }
         }
-        let gone: Vec<&Arc<Host>> = known.into_values().flatten().collect();
+        let (kept, gone): (Vec<_>, Vec<_>) = known
+            .into_values()
+            .flatten()
+            .partition(|host| self.outlives_removal(host, specs));
+        for host in kept {
+            changed |= host.set(HealthFlags::PENDING_DYNAMIC_REMOVAL);
+            hosts.push(Arc::clone(host));
+        }
         changed |= !gone.is_empty();
         if changed {
             self.set(hosts, inputs, is_new || !gone.is_empty());
@@ -210,7 +226,13 @@ impl Cluster {
     /// thread.
     pub(super) fn refresh_hosts(&self) {
         let before = self.hosts.load_full();
-        self.set(before.hosts.clone(), before.inputs.clone(), false);
+        // What was taken away goes when it fails its health checks.
+        let (gone, hosts): (Vec<_>, Vec<_>) = before.hosts.iter().cloned().partition(|host| {
+            host.flags().has(HealthFlags::PENDING_DYNAMIC_REMOVAL)
+                && host.flags().has(HealthFlags::FAILED_ACTIVE_HC)
+        });
+        self.set(hosts, before.inputs.clone(), !gone.is_empty());
+        gone.iter().for_each(|host| host.remove());
         if let Some(previous) = self.previous.upgrade() {
             previous.refresh_hosts();
         }
@@ -226,12 +248,45 @@ impl Cluster {
         if let Some(outlier) = &self.outlier {
             outlier.note_active(&next.hosts);
         }
+        if let Some(health) = &self.health {
+            health.note(&next.hosts);
+        }
         self.hosts.store(Arc::new(next));
+        if let (Some(health), true) = (&self.health, is_membership_changed) {
+            health.hosts_changed();
+        }
     }
 
-    /// The cluster can serve once its hosts are known.
+    /// A host that is checked counts as unhealthy until it passed a check.
+    fn new_host(&self, spec: &HostSpec) -> Host {
+        let host = Host::new(spec);
+        if self.health.is_some() && !spec.health_check.is_disabled {
+            host.set(HealthFlags::FAILED_ACTIVE_HC);
+            if self.config.ignore_new_hosts_until_first_hc {
+                host.set(HealthFlags::PENDING_ACTIVE_HC);
+            }
+        }
+        host
+    }
+
+    /// Whether a host that its source took away stays since it passes its health checks.
+    fn outlives_removal(&self, host: &Host, specs: &[HostSpec]) -> bool {
+        const UNHEALTHY: HealthFlags = HealthFlags::FAILED_ACTIVE_HC
+            .and(HealthFlags::FAILED_EDS_HEALTH)
+            .and(HealthFlags::EDS_STATUS_DRAINING);
+        self.health.is_some()
+            && !self.config.ignore_health_on_host_removal
+            && !host.health_check.is_disabled
+            && !host.flags().has(UNHEALTHY)
+            // It only moved, or is checked in another way.
+            && specs.iter().all(|spec| spec.address != host.address)
+    }
+
+    /// The cluster can serve once its hosts are known, and each was checked once.
     pub(super) fn try_initialize(&self) {
-        if self.is_discovered.load(Relaxed) {
+        let is_unchecked = |host: &Arc<Host>| !host.health_check.is_disabled && !host.is_checked();
+        let waits = self.health.is_some() && self.hosts.load().hosts.iter().any(is_unchecked);
+        if self.is_discovered.load(Relaxed) && !waits {
             self.initialized.send_replace(true);
         }
     }

@@ -44,6 +44,10 @@ pub struct Host {
     health: AtomicU8,
     /// What the proxy found out itself.
     flags: AtomicU32,
+    /// Whether a health check of it ended.
+    checked: AtomicBool,
+    /// Whether it said that it is to fail its health checks at once.
+    fails_immediately: AtomicBool,
     removed: AtomicBool,
 }
 
@@ -111,6 +115,8 @@ impl Host {
             health_check: spec.health_check.clone(),
             outlier: Monitor::default(),
             flags: AtomicU32::default(),
+            checked: AtomicBool::new(false),
+            fails_immediately: AtomicBool::new(false),
             removed: AtomicBool::new(false),
         }
     }
@@ -180,6 +186,25 @@ impl Host {
     #[must_use]
     pub fn take_probe(&self) -> bool {
         self.outlier.take_probe()
+    }
+
+    /// Whether a health check of it ever ended.
+    pub(super) fn is_checked(&self) -> bool {
+        self.checked.load(Relaxed)
+    }
+
+    pub(super) fn note_checked(&self) {
+        self.checked.store(true, Relaxed);
+    }
+
+    /// It is to fail its health checks at once.
+    pub(super) fn ask_to_fail(&self) {
+        self.fails_immediately.store(true, Relaxed);
+    }
+
+    /// Whether that was asked for since the last call.
+    pub(super) fn take_request_to_fail(&self) -> bool {
+        self.fails_immediately.swap(false, Relaxed)
     }
 
     /// Sets a flag; whether it was not.

@@ -51,6 +51,7 @@ pub(crate) fn config(endpoints: &[(SocketAddr, u32)], protocol: UpstreamProtocol
         outlier_detection: None,
         health_check: None,
         ignore_health_on_host_removal: false,
+        ignore_new_hosts_until_first_hc: false,
         tcp_keepalive: None,
     }
 }

@@ -205,6 +205,7 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
     }
     let common = load_balancing::common(&cx.field("common_lb_config"), common_lb_config);
     let panic_threshold = common.panic_threshold;
+    let ignore_new_hosts = common.ignore_new_hosts;
     let balancing = load_balancing::policy(cx, lb_policy, lb_config, load_balancing_policy, common);
     let breakers = circuit_breakers
         .map(|proto| breakers(&cx.field("circuit_breakers"), proto))
@@ -246,6 +247,7 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         max_connection_duration: http.max_connection_duration,
         per_connection_buffer_limit_bytes: u32_or(per_connection_buffer_limit_bytes, BUFFER_LIMIT),
         healthy_panic_threshold: panic_threshold,
+        ignore_new_hosts_until_first_hc: ignore_new_hosts,
         outlier_detection,
         health_check,
         ignore_health_on_host_removal,

@@ -27,7 +27,6 @@ use super::{
     attempt::Attempt,
     choice::by_header,
     failure::{self, Ended, Told},
-    matcher::string_matches,
     mutate::Mutations,
     timeout::{Deadlines, Expired, Limits},
 };
@@ -175,7 +174,7 @@ fn change_headers(live: &StreamCx, policy: &MirrorPolicy, parts: &mut Parts) {
                     .headers
                     .keys()
                     .filter(|name| {
-                        **name != header::HOST && string_matches(matcher, name.as_str().as_bytes())
+                        **name != header::HOST && matcher.matches(name.as_str().as_bytes())
                     })
                     .cloned()
                     .collect();

@@ -38,6 +38,7 @@ pub(super) fn policy(
     let settings = settings(cx, config);
     let Common {
         panic_threshold: _,
+        ignore_new_hosts: _,
         locality,
         consistent,
     } = common;
@@ -164,11 +165,7 @@ pub(in super::super) fn common(cx: &Cx<'_>, config: Option<CommonLbConfig>) -> C
     unsupported!(
         cx,
         CommonLbConfig,
-        [
-            ignore_new_hosts_until_first_hc,
-            close_connections_on_host_set_change,
-            override_host_status
-        ]
+        [close_connections_on_host_set_change, override_host_status]
     );
     no_effect!(
         cx,
@@ -177,6 +174,7 @@ pub(in super::super) fn common(cx: &Cx<'_>, config: Option<CommonLbConfig>) -> C
         [update_merge_window]
     );
     Common {
+        ignore_new_hosts: ignore_new_hosts_until_first_hc,
         panic_threshold: super::rounded_percent(
             cx,
             "healthy_panic_threshold",

@@ -40,6 +40,7 @@ pub(super) struct Balancing {
 #[derive(Default)]
 pub(super) struct Common {
     pub(super) panic_threshold: u32,
+    pub(super) ignore_new_hosts: bool,
     locality: Locality,
     consistent: Consistent,
 }

@@ -9,7 +9,6 @@ use crate::{
     config::route::Action,
     filters::http::{FilterBuild, FilterCx, Flow, HttpFilter, RouteBuild, overrides::NameId},
     http::{LocalReply, Response},
-    router::matcher::string_matches,
     telemetry::stats::Counter,
 };
 
@@ -76,9 +75,9 @@ impl<'a, I: Iterator<Item = &'a RouteConfig> + Clone> Policies<I> {
         let origins = self
             .first(|policy| (!policy.allow_origins.is_empty()).then_some(&policy.allow_origins));
         origins.is_some_and(|origins| {
-            origins.iter().any(|matcher| {
-                string_matches(matcher, b"*") || string_matches(matcher, origin.as_bytes())
-            })
+            origins
+                .iter()
+                .any(|matcher| matcher.matches(b"*") || matcher.matches(origin.as_bytes()))
         })
     }
 

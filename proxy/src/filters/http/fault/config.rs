@@ -81,7 +81,7 @@ pub enum Abort {
 impl FilterConfig for Config {
     type Proto = HttpFault;
     type RouteProto = HttpFault;
-    type RouteConfig = RouteConfig;
+    type RouteConfig = Self;
 
     fn from_proto(cx: &Cx<'_>, proto: HttpFault) -> Option<Self> {
         cx.converts::<HttpFault>();
@@ -143,7 +143,7 @@ impl FilterConfig for Config {
         })
     }
 
-    fn route_from_proto(cx: &Cx<'_>, proto: HttpFault) -> Option<RouteConfig> {
+    fn route_from_proto(cx: &Cx<'_>, proto: HttpFault) -> Option<Self> {
         Self::from_proto(cx, proto)
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     config::matcher::StringMatcher,
     filters::http::{FilterBuild, FilterCx, Flow, HttpFilter, RouteBuild},
     http::{Response, StreamCx},
-    router::{Addition, matcher::string_matches},
+    router::Addition,
     telemetry::format::{self, Context, Missing, NeededHeaders, RequestHead, RequestRecord},
 };
 
@@ -112,7 +112,7 @@ impl Change {
 fn remove_matching(headers: &mut HeaderMap, matcher: &StringMatcher) {
     let names: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| **name != HOST && string_matches(matcher, name.as_str().as_bytes()))
+        .filter(|name| **name != HOST && matcher.matches(name.as_str().as_bytes()))
         .cloned()
         .collect();
     for name in names {

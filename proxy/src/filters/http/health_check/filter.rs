@@ -114,9 +114,8 @@ impl Filter {
             verdict.details = "health_check_ok_cluster_healthy";
         }
         for (name, percentage) in clusters {
-            let (details, reason, counter) = match self.check(stream, name, *percentage) {
-                None => continue,
-                Some(failure) => failure,
+            let Some((details, reason, counter)) = self.check(stream, name, *percentage) else {
+                continue;
             };
             counter.inc();
             verdict.status = StatusCode::SERVICE_UNAVAILABLE;

@@ -71,7 +71,7 @@ pub struct Bucket {
 impl FilterConfig for Config {
     type Proto = LocalRateLimit;
     type RouteProto = LocalRateLimit;
-    type RouteConfig = RouteConfig;
+    type RouteConfig = Self;
 
     fn from_proto(cx: &Cx<'_>, proto: LocalRateLimit) -> Option<Self> {
         cx.converts::<LocalRateLimit>();
@@ -141,7 +141,7 @@ impl FilterConfig for Config {
         })
     }
 
-    fn route_from_proto(cx: &Cx<'_>, proto: LocalRateLimit) -> Option<RouteConfig> {
+    fn route_from_proto(cx: &Cx<'_>, proto: LocalRateLimit) -> Option<Self> {
         if proto.token_bucket.is_none() {
             cx.field("token_bucket")
                 .error("local rate limit token bucket must be set for per filter configs");

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::config::{Action, Condition, Policy, Rules};
-use crate::router::matcher::{View, header_matches, string_matches};
+use crate::router::matcher::{View, header_matches};
 
 /// What conditions look at.
 #[derive(Clone, Copy, Debug)]
@@ -54,10 +54,10 @@ fn holds(condition: &Condition, request: &Request<'_>) -> bool {
         Condition::OneOf(conditions) => conditions.iter().any(|inner| holds(inner, request)),
         Condition::Not(inner) => !holds(inner, request),
         Condition::Header(matcher) => header_matches(matcher, &request.view),
-        Condition::Path(matcher) => string_matches(matcher, request.view.path.as_bytes()),
+        Condition::Path(matcher) => matcher.matches(request.view.path.as_bytes()),
         Condition::DestinationIp(network) => network.contains(request.local.ip()),
         Condition::DestinationPort(ports) => ports.contains(&request.local.port()),
-        Condition::ServerName(matcher) => string_matches(matcher, b""),
+        Condition::ServerName(matcher) => matcher.matches(b""),
         Condition::DirectRemoteIp(network) => network.contains(request.direct_remote.ip()),
         Condition::RemoteIp(network) => network.contains(request.remote.ip()),
     }

@@ -1,0 +1,111 @@
+//! `grpc.health.v1.Health/Check`.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::PathAndQuery};
+use prost::Message;
+
+use super::{Answer, Broken, Connection, Target, http2::Ask};
+use crate::{config::health_check::GrpcCheck, upstream::health::session::Verdict};
+
+/// `SERVING`.
+const SERVING: i32 = 1;
+/// A health response is a few bytes.
+const LARGEST_MESSAGE: usize = 1024;
+
+/// `grpc.health.v1.HealthCheckRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct HealthRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// `grpc.health.v1.HealthCheckResponse`.
+#[derive(Clone, PartialEq, Message)]
+struct HealthResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// In milliseconds, or in the finest unit that eight digits hold.
+fn grpc_timeout(timeout: Duration) -> HeaderValue {
+    const LARGEST: u128 = 99_999_999;
+    let seconds = u128::from(timeout.as_secs());
+    let units = [
+        (timeout.as_millis(), 'm'),
+        (seconds, 'S'),
+        (seconds / 60, 'M'),
+        (seconds / 3600, 'H'),
+    ];
+    let (count, unit) = units
+        .into_iter()
+        .find(|(count, _)| *count <= LARGEST)
+        .unwrap_or((LARGEST, 'H'));
+    HeaderValue::try_from(format!("{count}{unit}")).unwrap_or(HeaderValue::from_static("99999999H"))
+}
+
+pub(super) async fn check(
+    check: &GrpcCheck,
+    timeout: Duration,
+    to: &Target,
+    kept: Connection,
+) -> Result<(Verdict, Connection), Broken> {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.insert(&GRPC_TIMEOUT, grpc_timeout(timeout));
+    let ask = Ask {
+        method: &Method::POST,
+        path: &PathAndQuery::from_static("/grpc.health.v1.Health/Check"),
+        headers,
+        changes: &check.metadata,
+        body: frame(&HealthRequest {
+            service: check.service_name.to_string(),
+        }),
+        wanted: LARGEST_MESSAGE,
+    };
+    let (answer, connection) = ask.send(to, kept).await?;
+    let verdict = match is_serving(&answer) {
+        true => Verdict::Passed { is_degraded: false },
+        false => Verdict::Failed {
+            is_retriable: false,
+            status: 0,
+            is_excluded: false,
+        },
+    };
+    Ok((verdict, connection))
+}
+
+/// One message, not compressed, with its length.
+fn frame(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(length + 5);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    frame.put_slice(&message.encode_to_vec());
+    frame.freeze()
+}
+
+fn is_serving(answer: &Answer) -> bool {
+    let status = answer.trailers.as_ref().unwrap_or(&answer.headers);
+    let is_ok = status
+        .get("grpc-status")
+        .is_some_and(|status| status == "0");
+    let message = answer.body.get(5..).unwrap_or_default();
+    let is_whole = answer.body.first() == Some(&0)
+        && answer
+            .body
+            .get(1..5)
+            .and_then(|length| length.try_into().ok())
+            .is_some_and(|length| u32::from_be_bytes(length) as usize == message.len());
+    answer.status.is_success()
+        && is_ok
+        && is_whole
+        && HealthResponse::decode(message).is_ok_and(|response| response.status == SERVING)
+}
