@@ -65,3 +65,6 @@ impl Checker {
         self.stats.degraded.set(degraded);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::PathAndQuery};
 use prost::Message;
 
 use super::{Answer, Broken, Connection, Target, http2::Ask};
@@ -93,6 +93,11 @@ fn frame(message: &impl Message) -> Bytes {
 }
 
 fn is_serving(answer: &Answer) -> bool {
+    // Nobody else's `grpc-status` counts.
+    let is_grpc = answer
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| is_grpc(kind.as_bytes()));
     let status = answer.trailers.as_ref().unwrap_or(&answer.headers);
     let is_ok = status
         .get("grpc-status")
@@ -104,8 +109,61 @@ fn is_serving(answer: &Answer) -> bool {
             .get(1..5)
             .and_then(|length| length.try_into().ok())
             .is_some_and(|length| u32::from_be_bytes(length) as usize == message.len());
-    answer.status.is_success()
+    answer.status == StatusCode::OK
+        && is_grpc
         && is_ok
         && is_whole
         && HealthResponse::decode(message).is_ok_and(|response| response.status == SERVING)
+}
+
+/// `application/grpc`, or that with a format.
+fn is_grpc(kind: &[u8]) -> bool {
+    kind.strip_prefix(b"application/grpc")
+        .is_some_and(|format| format.is_empty() || format.starts_with(b"+"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(kind: &'static str, body: &'static [u8], status: &'static str) -> Answer {
+        let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
+        let trailers = [(
+            HeaderName::from_static("grpc-status"),
+            HeaderValue::from_static(status),
+        )];
+        Answer {
+            status: StatusCode::OK,
+            headers: headers.into_iter().collect(),
+            body: Bytes::from_static(body),
+            trailers: Some(trailers.into_iter().collect()),
+        }
+    }
+
+    #[test]
+    fn only_a_whole_answer_that_says_so_is_serving() {
+        let serving = b"\0\0\0\0\x02\x08\x01";
+        assert!(is_serving(&answer("application/grpc", serving, "0")));
+        assert!(is_serving(&answer("application/grpc+proto", serving, "0")));
+        assert!(!is_serving(&answer("application/grpcx", serving, "0")));
+        assert!(!is_serving(&answer("text/plain", serving, "0")));
+        assert!(!is_serving(&answer("application/grpc", serving, "5")));
+        let not_serving = b"\0\0\0\0\x02\x08\x02";
+        assert!(!is_serving(&answer("application/grpc", not_serving, "0")));
+        let compressed = b"\x01\0\0\0\x02\x08\x01";
+        assert!(!is_serving(&answer("application/grpc", compressed, "0")));
+        let short = b"\0\0\0\0\x03\x08\x01";
+        assert!(!is_serving(&answer("application/grpc", short, "0")));
+        assert!(!is_serving(&answer("application/grpc", b"", "0")));
+        let mut other = answer("application/grpc", serving, "0");
+        other.status = StatusCode::NO_CONTENT;
+        assert!(!is_serving(&other));
+    }
+
+    #[test]
+    fn timeouts_take_the_finest_unit_that_fits() {
+        assert_eq!(grpc_timeout(Duration::from_millis(1500)), "1500m");
+        assert_eq!(grpc_timeout(Duration::from_secs(200_000)), "200000S");
+        assert_eq!(grpc_timeout(Duration::MAX), "99999999H");
+    }
 }
