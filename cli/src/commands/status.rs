@@ -6,6 +6,7 @@ use clap::{Parser, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
+use super::limits;
 use crate::http_client;
 
 /// Show proxies with their versions and rejections, and objects with their conditions
@@ -22,6 +23,12 @@ pub(crate) struct Args {
     /// Only this: everything by default
     #[arg(value_enum)]
     what: Option<What>,
+    /// Also ask the admin endpoint of a proxy that the control plane does not know, for `limits`
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: Vec<std::net::SocketAddr>,
+    /// Show limits too that are not in use
+    #[arg(long)]
+    all: bool,
     /// Output format
     #[arg(short, long, default_value = "table")]
     output: Output,
@@ -35,6 +42,8 @@ enum What {
     Objects,
     /// What became of each change
     Changes,
+    /// Circuit breakers and bulkheads: used, limit, last refusal
+    Limits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,7 +59,26 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let url = format!("{}/api/v1/{path}", args.server.trim_end_matches('/'));
         async move { http_client::get_json(&url).await }
     };
-    let status = get("status").await?;
+    // A proxy can be asked without a control plane.
+    let only_admin = args.what == Some(What::Limits) && !args.admin.is_empty();
+    let status = match get("status").await {
+        Err(_) if only_admin => Value::Null,
+        status => status?,
+    };
+    let mut asked = limits::askable(&status);
+    asked.extend(args.admin.iter().map(|admin| (admin.to_string(), *admin)));
+    let limits = match args.what {
+        None | Some(What::Limits) => limits::ask(asked).await,
+        Some(_) => Value::Null,
+    };
+    if status.is_null() {
+        match args.output {
+            Output::Json => println!("{}", serde_json::to_string_pretty(&limits)?),
+            Output::Yaml => print!("{}", serde_norway::to_string(&limits)?),
+            Output::Table => println!("{}", limits::table(&limits, args.all)),
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let objects = get("objects").await?;
     let changes = get("changes").await?;
     let wants = |what| args.what.is_none_or(|wanted| wanted == what);
@@ -59,6 +87,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         "proxies": wants(What::Proxies).then_some(&status["proxies"]),
         "objects": wants(What::Objects).then_some(&objects["objects"]),
         "changes": wants(What::Changes).then_some(&changes["changes"]),
+        "limits": wants(What::Limits).then_some(&limits),
         "findings": status["findings"],
     });
     match args.output {
@@ -74,6 +103,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             if wants(What::Changes) {
                 parts.push(self::changes(&changes));
+            }
+            if wants(What::Limits) {
+                parts.push(limits::table(&limits, args.all));
             }
             parts.push(findings(&status));
             parts.retain(|part| !part.is_empty());

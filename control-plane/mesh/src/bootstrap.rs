@@ -43,11 +43,16 @@ impl Sidecar {
         let ads = json!({"ads": {}, "resource_api_version": "V3"});
         let mut clusters = vec![grpc_cluster(XDS_CLUSTER, self.xds)];
         clusters.extend(self.otlp.map(|otlp| grpc_cluster(OTLP_CLUSTER, otlp)));
+        // A port that the system chooses is not known before the start.
+        let mut metadata = self.metadata.clone();
+        if metadata.admin.is_none() && self.admin.port() != 0 {
+            metadata.admin = Some(self.admin);
+        }
         json!({
             "node": {
                 "id": self.id,
                 "cluster": self.cluster,
-                "metadata": { METADATA_KEY: self.metadata },
+                "metadata": { METADATA_KEY: metadata },
             },
             "admin": { "address": address(self.admin) },
             "dynamic_resources": {

@@ -56,6 +56,9 @@ pub struct NodeMetadata {
     /// the list, all of them; none if it has only `inbound`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
+    /// Where its admin endpoint listens: `outrigger status` asks it for what it limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
 }
 
 /// One port of a workload behind its sidecar.

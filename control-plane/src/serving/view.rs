@@ -54,6 +54,8 @@ pub struct ProxyView {
     pub form: String,
     /// What it runs: `envoy 1.40.0` and the like.
     pub agent: String,
+    /// Where its admin endpoint listens, if it says so.
+    pub admin: Option<SocketAddr>,
     /// Since when.
     pub connected_at: String,
     /// Whether it has everything of the model's present version.
@@ -327,6 +329,7 @@ impl ProxyView {
             peer: entry.info.peer,
             form: entry.info.form.to_string(),
             agent: agent(&entry.info.node),
+            admin: metadata.admin,
             connected_at: timestamp(entry.info.connected_at),
             in_sync: entry.in_sync,
             model_version: entry.version,

@@ -6,7 +6,10 @@ use std::{fmt::Write, time::Instant};
 use serde_json::{Value, json};
 
 use super::{Context, config_dump::time, query::Query, serve::Reply, stats};
-use crate::{config::route::Priority, upstream::Usage};
+use crate::{
+    config::route::Priority,
+    upstream::{Cluster, Usage},
+};
 
 pub(super) fn show(query: Query<'_>, context: &Context) -> Reply {
     let filter = match query
@@ -33,7 +36,7 @@ pub(super) fn show(query: Query<'_>, context: &Context) -> Reply {
             .into_iter()
             .flat_map(move |(name, priority)| {
                 let usage = cluster.circuit.of(priority).usage(now);
-                usage.map(|usage| (&**cluster.name(), name, usage))
+                usage.map(move |usage| (cluster, name, usage))
             })
     });
     match query.value("format").as_deref() {
@@ -46,16 +49,17 @@ pub(super) fn show(query: Query<'_>, context: &Context) -> Reply {
         _ => {
             let mut text = String::new();
             for (cluster, priority, usage) in all {
-                as_text(&mut text, cluster, priority, &usage);
+                as_text(&mut text, cluster.name(), priority, &usage);
             }
             Reply::text(text)
         }
     }
 }
 
-fn as_json(cluster: &str, priority: &str, usage: &Usage) -> Value {
+fn as_json(cluster: &Cluster, priority: &str, usage: &Usage) -> Value {
     json!({
-        "cluster": cluster,
+        "cluster": **cluster.name(),
+        "origin": cluster.config.origin.as_deref(),
         "priority": priority,
         "name": usage.name,
         "used": usage.used,
