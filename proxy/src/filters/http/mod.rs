@@ -90,7 +90,7 @@ pub trait HttpFilter: Sized {
     }
 }
 
-/// A run-time object of per-route settings; [`http_filters!`] implements it for each filter's `Route`.
+/// A run-time object of per-route settings; `http_filters!` implements it for each filter's `Route`.
 pub trait RouteObject: Sized + 'static {
     /// The object, if it is of this filter.
     fn of(object: &RouteFilter) -> Option<&Self>;

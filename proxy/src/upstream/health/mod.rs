@@ -1,7 +1,7 @@
 //! The health of hosts: why one does not take requests, and the active checks that find out.
 //!
 //! All of it runs on the main thread: one task per cluster follows its hosts ([`watch`]), one per host
-//! asks it again and again ([`session`] decides what an answer means, [`probe`] asks). A worker only says
+//! asks it again and again (`session` decides what an answer means, `probe` asks). A worker only says
 //! that a host sent `x-envoy-immediate-health-check-fail`.
 
 mod event;

@@ -2,7 +2,7 @@
 //!
 //! Workers report the outcome of each try with [`Detector::report`], which counts it in atomics of the
 //! host. Only where a count reaches its threshold the main thread is woken; it alone ejects hosts and
-//! takes them back ([`judge`]), sweeps once per interval, and writes the event log.
+//! takes them back (`judge`), sweeps once per interval, and writes the event log.
 //!
 //! A host whose time is over is not taken back at once: the next pick sends one request to it, and its
 //! outcome decides for all others.

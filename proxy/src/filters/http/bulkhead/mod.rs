@@ -1,9 +1,9 @@
 //! `outrigger.filters.http.bulkhead`: how many requests are in progress at once, for all callers and for
 //! each, with a bounded queue that is fair between callers.
 //!
-//! `proto/proto/outrigger/extensions/filters/http/bulkhead` says what it means. [`shared`] is the
-//! bulkhead itself, [`queue`] decides who is next, [`callers`] counts what is in progress, and
-//! [`registry`] keeps bulkheads over changes of the configuration.
+//! `proto/proto/outrigger/extensions/filters/http/bulkhead` says what it means. `shared` is the
+//! bulkhead itself, `queue` decides who is next, `callers` counts what is in progress, and
+//! `registry` keeps bulkheads over changes of the configuration.
 
 mod callers;
 mod config;
