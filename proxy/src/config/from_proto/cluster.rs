@@ -27,9 +27,12 @@ use prost::Name;
 
 use super::{endpoint, health_check, http_protocol, load_balancing, outlier_detection, source};
 use crate::{
-    config::cluster::{
-        CircuitBreakers, Cluster, Discovery, Dns, DnsLookupFamily, EndpointAddress, LoadAssignment,
-        RetryBudget, TcpKeepalive, Thresholds,
+    config::{
+        cluster::{
+            CircuitBreakers, Cluster, Discovery, Dns, DnsLookupFamily, EndpointAddress,
+            LoadAssignment, RetryBudget, TcpKeepalive, Thresholds, UpstreamProtocol,
+        },
+        health_check::Checker,
     },
     convert::{Cx, u32_or},
     no_effect, unsupported,
@@ -218,6 +221,15 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
     });
     let health_check = health_check::health_check(cx, health_checks);
     let http = http?;
+    if let (Some(Checker::Grpc(_)), UpstreamProtocol::Http1(_)) = (
+        health_check.as_ref().map(|check| &check.checker),
+        &http.protocol,
+    ) {
+        cx.field("health_checks")
+            .index(0)
+            .field("grpc_health_check")
+            .error("the cluster must speak HTTP/2 for gRPC health checks");
+    }
     let mut balancing = balancing?;
     if let (true, Some(Discovery::Static(assignment))) =
         (balancing.policy.is_consistent(), &discovery)
