@@ -88,6 +88,12 @@ impl Attempt {
                 .headers
                 .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
+        if self.upload.is_some() && needs_chunked(&self.parts) {
+            let chunked = HeaderValue::from_static("chunked");
+            self.parts
+                .headers
+                .insert(header::TRANSFER_ENCODING, chunked);
+        }
         let pool = cx
             .worker()
             .pools
@@ -316,6 +322,14 @@ fn says_no_body(parts: &Parts) -> bool {
         Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
     );
     !is_bodyless && !parts.headers.contains_key(header::CONTENT_LENGTH)
+}
+
+/// Whether hyper would leave out a body unless the head says that there is one.
+fn needs_chunked(parts: &Parts) -> bool {
+    let is_bodyless = matches!(parts.method, Method::GET | Method::HEAD | Method::CONNECT);
+    is_bodyless
+        && !parts.headers.contains_key(header::CONTENT_LENGTH)
+        && !parts.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// Counts an attempt without a response, and notes why.
