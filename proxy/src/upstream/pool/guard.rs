@@ -53,6 +53,8 @@ impl PendingRequest {
         let stats = base.stats();
         if !base.resources().pending.try_acquire() {
             stats.upstream_rq_pending_overflow.inc();
+            // It was taken for this request, which will have no connection made.
+            base.give_unused_slot();
             return None;
         }
         stats.upstream_rq_pending_total.inc();
@@ -202,8 +204,6 @@ impl Drop for Connection {
         self.base.host.stats.cx_active.fetch_sub(1, Relaxed);
         self.base.connections.set(self.base.connections.get() - 1);
         self.base.resources().connections.release();
-        if self.base.connections.get() == 0 {
-            self.base.give_slot();
-        }
+        self.base.give_unused_slot();
     }
 }

@@ -200,6 +200,13 @@ impl Base {
         }
     }
 
+    /// Counts the pool out if it has no connections.
+    fn give_unused_slot(&self) {
+        if self.connections.get() == 0 {
+            self.give_slot();
+        }
+    }
+
     fn set_cluster(&self, cluster: &Arc<Cluster>) {
         if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
             self.cluster.replace(Arc::clone(cluster));
