@@ -57,6 +57,7 @@ pub fn start(
         idle_since: Cell::new(now),
         draining: Cell::new(None),
         responding: RefCell::new(None),
+        receiving: RefCell::new(None),
         waker: RefCell::new(None),
         buckets: RefCell::default(),
         listener,

@@ -73,6 +73,8 @@ enum Stop {
     Expired(Expiry),
     /// To be closed without a word.
     Close,
+    /// The client has closed.
+    Gone,
 }
 
 /// Serves the connection to its end.
@@ -113,6 +115,10 @@ pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
             drop(connection);
             End::Local
         }
+        Stop::Gone => {
+            drop(connection);
+            End::Remote
+        }
     }
 }
 
@@ -125,6 +131,9 @@ fn poll_connection(
     if let Poll::Ready(done) = connection.poll_without_shutdown(task) {
         return Poll::Ready(Stop::Done(done));
     }
+    if cx.watch.is_abandoned() {
+        return Poll::Ready(Stop::Gone);
+    }
     cx.remember(task.waker());
     let stats = &cx.listener.hcm.stats;
     loop {
@@ -136,6 +145,7 @@ fn poll_connection(
         {
             return Poll::Ready(Stop::Close);
         }
+        look_for_client(cx, timer, task);
         if cx.streams.get() == 0
             && let Some((at, expiry)) = head_deadline(cx)
             && timer.poll_until(at, task).is_ready()
@@ -171,6 +181,22 @@ fn poll_connection(
                 stats.cx_drain_close.inc();
                 return Poll::Ready(Stop::Close);
             }
+        }
+    }
+}
+
+/// From time to time. Where the upstream takes no more of a body, the client is not read from, and its end
+/// would not be seen; nor does any timeout of the router run before the end of the request.
+fn look_for_client(cx: &DownstreamCx, timer: &mut Timer, task: &mut Context<'_>) {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    let mut receiving = cx.receiving.borrow_mut();
+    if let Some((since, activity)) = &mut *receiving {
+        if activity.is_request_complete.get() {
+            *receiving = None;
+        } else if timer.poll_until(*since + INTERVAL, task).is_ready() {
+            *since = Instant::now();
+            cx.watch.look();
+            task.waker().wake_by_ref();
         }
     }
 }
@@ -252,6 +278,10 @@ impl Service<Request<Incoming>> for Streams {
         self.cx.watch.set_between_responses(false);
         let (parts, body) = request.into_parts();
         let parts = Box::new(parts);
+        if !body.is_end_stream() {
+            let receiving = (Instant::now(), Rc::clone(&stream.cx.activity));
+            *self.cx.receiving.borrow_mut() = Some(receiving);
+        }
         let is_invited = parts.version == Version::HTTP_11 && !body.is_end_stream();
         if !is_invited || !self.cx.invites(&parts.headers) {
             return Box::pin(async move { Ok(stream.serve(parts, Body::http1(body)).await) });

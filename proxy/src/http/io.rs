@@ -11,8 +11,12 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
+use futures_util::FutureExt as _;
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
 
 /// A socket as the codecs see it.
 #[derive(Debug)]
@@ -21,6 +25,19 @@ pub struct Io<S> {
     /// Read before the codec was chosen.
     first: Bytes,
     watch: Rc<IoWatch>,
+}
+
+/// A socket that tells what its peer does without being read.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin {
+    /// Whether the peer has closed, though something may be left to be read.
+    fn is_read_closed(&self) -> bool;
+}
+
+impl Socket for TcpStream {
+    fn is_read_closed(&self) -> bool {
+        let ready = self.ready(Interest::READABLE).now_or_never();
+        matches!(ready, Some(Ok(ready)) if ready.is_read_closed())
+    }
 }
 
 /// What an [`Io`] noticed; shared with the connection that owns it.
@@ -36,6 +53,9 @@ pub struct IoWatch {
     /// The stream is finished; what was written for it may not be flushed yet.
     is_finishing: Cell<bool>,
     is_remote_closed: Cell<bool>,
+    /// To be looked at once: has the client closed?
+    looks: Cell<bool>,
+    is_abandoned: Cell<bool>,
     is_between_responses: Cell<bool>,
     /// The status with which the codec wanted to answer a malformed head by itself. Not sent.
     pub codec_reply: Cell<Option<StatusCode>>,
@@ -101,6 +121,17 @@ impl IoWatch {
     #[must_use]
     pub fn is_remote_closed(&self) -> bool {
         self.is_remote_closed.get()
+    }
+
+    /// Has the codec's next flush find out whether the client has closed, though nothing is read from it.
+    pub fn look(&self) {
+        self.looks.set(true);
+    }
+
+    /// Whether that was so.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.is_abandoned.get()
     }
 
     /// Whether the head had `transfer-encoding`.
@@ -226,7 +257,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
+impl<S: Socket> AsyncWrite for Io<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -261,6 +292,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.watch.looks.replace(false) && this.stream.is_read_closed() {
+            this.watch.is_abandoned.set(true);
+        }
         // Codecs flush only after all that they had is written.
         if this.watch.is_finishing.replace(false) {
             this.watch.expect_head();

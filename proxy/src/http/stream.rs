@@ -456,6 +456,7 @@ impl Stream {
             .set(connection.streams.get().saturating_sub(1));
         connection.idle_since.set(now);
         *connection.responding.borrow_mut() = None;
+        *connection.receiving.borrow_mut() = None;
         // Only HTTP/1 goes on with another head; HTTP/2 has frames of other streams to send.
         if info.protocol != Version::HTTP_2 {
             connection.watch.finish_stream();

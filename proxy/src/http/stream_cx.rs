@@ -70,6 +70,8 @@ pub struct DownstreamCx {
     pub draining: Cell<Option<Instant>>,
     /// HTTP/1: the stream whose response is being sent, so that the connection watches its deadlines.
     pub responding: RefCell<Option<Rc<Activity>>>,
+    /// HTTP/1: the stream whose request is coming in, and when to see whether the client is still there.
+    pub receiving: RefCell<Option<(Instant, Rc<Activity>)>>,
     /// Wakes the connection's task.
     pub waker: RefCell<Option<Waker>>,
     /// Token buckets of limits that each connection has for itself, by the limit's number.
