@@ -25,6 +25,9 @@ pub struct Activity {
     pub request_deadline: Cell<Option<Instant>>,
     /// When the stream must be over.
     pub max_deadline: Cell<Option<Instant>>,
+    /// When the response from upstream must be complete, and what is noted if it is not. The router looks
+    /// at the clock itself as long as its response is asked for.
+    pub response_deadline: Cell<Option<(Instant, Late)>>,
     /// The request is wholly received.
     pub is_request_complete: Cell<bool>,
     /// The request's body broke the protocol.
@@ -44,6 +47,17 @@ pub enum Expiry {
     Idle,
     /// `max_stream_duration`
     MaxDuration,
+    /// A limit of the router's, which the client kept from being seen: it does not read.
+    Response(Late),
+}
+
+/// What is noted of a response that was not complete in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// Response flags.
+    pub flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub details: &'static str,
 }
 
 impl Activity {
@@ -55,6 +69,7 @@ impl Activity {
             idle_timeout: Cell::new(Duration::ZERO),
             request_deadline: Cell::new(None),
             max_deadline: Cell::new(None),
+            response_deadline: Cell::new(None),
             is_request_complete: Cell::new(false),
             is_request_broken: Cell::new(false),
             expired: Cell::new(None),
@@ -81,7 +96,9 @@ impl Activity {
         let idle = (!idle.is_zero()).then(|| (self.last.get() + idle, Expiry::Idle));
         let request = self.request_deadline.get().map(|at| (at, Expiry::Request));
         let max = self.max_deadline.get().map(|at| (at, Expiry::MaxDuration));
-        [idle, request, max]
+        let response = self.response_deadline.get();
+        let response = response.map(|(at, late)| (at, Expiry::Response(late)));
+        [idle, request, max, response]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -146,6 +163,10 @@ impl Expiry {
                 LocalReply::new(status, "downstream duration timeout", self.details())
                     .with_grpc_status(4)
             }
+            Self::Response(late) => {
+                LocalReply::new(status, "upstream request timeout", late.details)
+                    .with_flags(late.flags)
+            }
         }
     }
 
@@ -157,6 +178,7 @@ impl Expiry {
             Self::Request => "request_overall_timeout",
             Self::Idle => "stream_idle_timeout",
             Self::MaxDuration => "max_duration_timeout",
+            Self::Response(late) => late.details,
         }
     }
 }

@@ -155,6 +155,7 @@ fn poll_connection(
                 Expiry::Request => stats.rq_timeout.inc(),
                 Expiry::Idle => stats.rq_idle_timeout.inc(),
                 Expiry::MaxDuration => stats.rq_max_duration_reached.inc(),
+                Expiry::Response(_) => {}
             }
             return Poll::Ready(Stop::Expired(expiry));
         }

@@ -22,7 +22,7 @@ pub mod strict;
 #[cfg(test)]
 mod tests;
 
-pub use activity::Activity;
+pub use activity::{Activity, Late};
 pub use body::{Body, BodyError};
 pub use local_reply::LocalReply;
 pub use stream_cx::{DownstreamCx, StreamCx};

@@ -499,6 +499,8 @@ impl Stream {
             Expiry::Request => stats.rq_timeout.inc(),
             Expiry::RequestHeaders => stats.rq_header_timeout.inc(),
             Expiry::MaxDuration => stats.rq_max_duration_reached.inc(),
+            // The router counts it.
+            Expiry::Response(_) => {}
         }
     }
 }

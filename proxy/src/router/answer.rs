@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     pin::Pin,
+    rc::Rc,
     sync::atomic::Ordering::Relaxed,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -13,12 +14,13 @@ use http::{HeaderMap, HeaderName, header, response};
 use http_body::{Body as _, Frame};
 
 use super::{
+    failure::{expired_details, expired_flags},
     outcome,
     response_body::{Exchange, ResponseBody},
     timeout::Deadlines,
 };
 use crate::{
-    http::{Body, BodyError, StreamCx},
+    http::{Body, BodyError, Late, StreamCx},
     upstream::lb,
 };
 
@@ -180,11 +182,21 @@ impl Answer {
             }
         }
         deadlines.respond();
+        let limit = deadlines.response().filter(|_| exchange.held.is_some());
+        let limit = limit.map(|(at, expired)| {
+            let late = Late {
+                flags: expired_flags(expired),
+                details: expired_details(expired),
+            };
+            (at, late)
+        });
+        cx.activity.response_deadline.set(limit);
         let body = Body::boxed(ResponseBody {
             body,
             first,
             deadlines,
             exchange,
+            activity: Rc::clone(&cx.activity),
         });
         (head, body)
     }

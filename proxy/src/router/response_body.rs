@@ -18,7 +18,7 @@ use super::{
     timeout::{Deadlines, Expired},
 };
 use crate::{
-    http::{Body, BodyError},
+    http::{Activity, Body, BodyError},
     upstream::{
         Cluster, Host,
         pool::{Failure, UploadState, http1, http2},
@@ -119,9 +119,16 @@ pub(super) struct ResponseBody {
     pub(super) first: Option<Result<Frame<Bytes>, BodyError>>,
     pub(super) deadlines: Deadlines,
     pub(super) exchange: Exchange,
+    /// Of the stream, which looks at the clock when nobody reads.
+    pub(super) activity: Rc<Activity>,
 }
 
 impl ResponseBody {
+    fn complete(&mut self) {
+        self.activity.response_deadline.set(None);
+        self.exchange.complete(Instant::now());
+    }
+
     fn failed(&mut self, error: &BodyError) -> BodyError {
         let failure = match error {
             BodyError::Http2(error) => Failure::from_http2(error),
@@ -197,6 +204,19 @@ pub(super) fn note_expired(expired: Expired, cluster: &Cluster, host: &Host) {
     host.stats.rq_error.fetch_add(1, Relaxed);
 }
 
+impl Drop for ResponseBody {
+    /// Its stream may have ended it because its time was over.
+    fn drop(&mut self) {
+        self.activity.response_deadline.set(None);
+        if self.exchange.held.is_some()
+            && let Some((at, expired)) = self.deadlines.response()
+            && at <= Instant::now()
+        {
+            note_expired(expired, &self.exchange.cluster, &self.exchange.host);
+        }
+    }
+}
+
 impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -212,14 +232,14 @@ impl http_body::Body for ResponseBody {
         };
         match polled {
             Poll::Ready(None) => {
-                this.exchange.complete(Instant::now());
+                this.complete();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
                 this.deadlines.touch();
                 this.exchange.note(&frame);
                 if this.body.is_end_stream() {
-                    this.exchange.complete(Instant::now());
+                    this.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -263,6 +263,16 @@ impl Deadlines {
         }
     }
 
+    /// When the response must be complete, whatever its reader does.
+    pub(super) fn response(&self) -> Option<(Instant, Expired)> {
+        let route = self.route.map(|at| (at, Expired::Route));
+        let life = self.life.map(|at| (at, Expired::Life));
+        [route, life]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+    }
+
     /// Something of the response came.
     pub(super) fn touch(&mut self) {
         if let Some(per_try) = &mut self.per_try
