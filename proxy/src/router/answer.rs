@@ -196,6 +196,7 @@ impl Answer {
             first,
             deadlines,
             exchange,
+            is_flushed: false,
             activity: Rc::clone(&cx.activity),
         });
         (head, body)

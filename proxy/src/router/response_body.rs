@@ -119,6 +119,8 @@ pub(super) struct ResponseBody {
     pub(super) first: Option<Result<Frame<Bytes>, BodyError>>,
     pub(super) deadlines: Deadlines,
     pub(super) exchange: Exchange,
+    /// Who reads it had nothing to do but to send what came before.
+    pub(super) is_flushed: bool,
     /// Of the stream, which looks at the clock when nobody reads.
     pub(super) activity: Rc<Activity>,
 }
@@ -230,6 +232,7 @@ impl http_body::Body for ResponseBody {
             Some(first) => Poll::Ready(Some(first)),
             None => Pin::new(&mut this.body).poll_frame(cx),
         };
+        let is_flushed = std::mem::replace(&mut this.is_flushed, polled.is_pending());
         match polled {
             Poll::Ready(None) => {
                 this.complete();
@@ -242,6 +245,14 @@ impl http_body::Body for ResponseBody {
                     this.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
+            }
+            // An error ends the client's connection or stream, with whatever waits there to be sent. A
+            // client that had nothing of an answer could believe that nobody had seen its request.
+            Poll::Ready(Some(Err(error))) if !is_flushed => {
+                this.is_flushed = true;
+                this.first = Some(Err(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(this.failed(&error)))),
             Poll::Pending => match this.deadlines.poll(cx) {
