@@ -1,6 +1,6 @@
 //! From a failed attempt to the answer that the client gets, with Envoy's status, text and flags.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -32,6 +32,8 @@ pub(super) struct Told {
     pub(super) is_retried: bool,
     /// The client wants 204 rather than 504.
     pub(super) alt_response: bool,
+    /// The route's timeout.
+    pub(super) timeout: Option<Duration>,
 }
 
 /// The answer to a request without a response from upstream.

@@ -60,7 +60,7 @@ pub(super) fn reply(
     let Some(cluster) = &cx.info.upstream.cluster else {
         return reply;
     };
-    let mut reason = reason(cx, cluster, action, ended);
+    let mut reason = reason(cx, cluster, action, ended, told);
     let tries = cx.info.upstream.attempts;
     if tries > 1 {
         reason = format!("{reason}; {tries} tries");
@@ -79,7 +79,7 @@ pub(super) fn reply(
     reply.with_reason(format!("{reason} ({origin})"))
 }
 
-fn reason(cx: &StreamCx, cluster: &Cluster, action: &Forward, ended: &Ended) -> String {
+fn reason(cx: &StreamCx, cluster: &Cluster, action: &Forward, ended: &Ended, told: Told) -> String {
     let name = &cluster.config.name;
     let object = match &cluster.config.origin {
         Some(origin) => format!("{origin} cluster {name}"),
@@ -109,8 +109,22 @@ fn reason(cx: &StreamCx, cluster: &Cluster, action: &Forward, ended: &Ended) -> 
         Ended::Failed(Failure::Connect(failure)) => {
             format!("connecting to {address} in cluster {name}: {failure}")
         }
-        Ended::Failed(_) => format!("{address} in cluster {name} gave no response"),
-        Ended::Expired(Expired::Route) => format!("timeout of the route, cluster {name}"),
+        Ended::Failed(Failure::Protocol) => {
+            format!("{address} in cluster {name} broke the protocol")
+        }
+        Ended::Failed(Failure::RemoteReset | Failure::RefusedStream) => {
+            format!("{address} in cluster {name} reset the stream")
+        }
+        Ended::Failed(Failure::ConnectionTermination) => {
+            format!("{address} in cluster {name} closed the connection without a response")
+        }
+        Ended::Failed(Failure::Request) => {
+            format!("the request's body ended early, for {address} in cluster {name}")
+        }
+        Ended::Expired(Expired::Route) => {
+            let millis = told.timeout.unwrap_or_default().as_millis();
+            format!("timeout={millis}ms of the route, cluster {name}")
+        }
         Ended::Expired(Expired::Life) => format!("max_stream_duration of cluster {name}"),
         Ended::Expired(Expired::PerTry) => {
             let limit = try_limit("per_try_timeout", policy.and_then(|p| p.per_try_timeout));

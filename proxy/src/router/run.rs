@@ -420,6 +420,7 @@ impl<'a> Sending<'a> {
             is_request_complete: self.upload.as_ref().is_none_or(|upload| upload.is_done()),
             is_retried: self.tries > 1,
             alt_response: self.limits.alt_response,
+            timeout: self.limits.global,
         }
     }
 
