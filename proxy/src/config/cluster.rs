@@ -40,6 +40,10 @@ pub struct Cluster {
     pub max_stream_duration: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration`.
     pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_headers_count` of a response, default 100.
+    pub max_headers_count: u32,
+    /// `common_http_protocol_options.max_response_headers_kb`: default 60, and 80 of HTTP/1.
+    pub max_response_headers_kb: Option<u32>,
     /// Soft limit of buffers per connection, bytes. Default 1 MiB.
     pub per_connection_buffer_limit_bytes: u32,
     /// Below this percentage of healthy hosts all are used. Default 50.

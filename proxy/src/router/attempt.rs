@@ -20,7 +20,7 @@ use http_body::Body as _;
 use super::{
     answer::Answer,
     failure::{Ended, transport_failure},
-    outcome,
+    outcome, proper,
     response_body::{Exchange, Held, UploadTask, note_expired, note_failed},
     timeout::Deadlines,
 };
@@ -130,7 +130,11 @@ impl Attempt {
             };
             let sent = pin!(lease.send(request));
             match within(deadlines, sent).await? {
-                Ok(response) => break (lease, response),
+                Ok(response) if proper::is_http1(&response) => break (lease, response),
+                Ok(_) => {
+                    lease.broke_protocol();
+                    return Err(Ended::Failed(Failure::Protocol));
+                }
                 // The peer closed a kept connection before anything was sent: take another one.
                 Err(http1::SendError::Unsent(unsent)) if lease.is_reused() => request = *unsent,
                 Err(http1::SendError::Unsent(_)) => {
@@ -220,6 +224,10 @@ impl Attempt {
                 _ => return Err(Ended::Failed(failure)),
             }
         };
+        let max_headers = self.cluster.config.max_headers_count;
+        if response.headers().len() > max_headers as usize {
+            return Err(Ended::Failed(Failure::Protocol));
+        }
         let (parts, stream) = response.into_parts();
         let length = content_length(&parts.headers);
         let exchange = Exchange {

@@ -13,6 +13,7 @@ pub mod matcher;
 mod mirror;
 mod mutate;
 mod outcome;
+mod proper;
 mod reason;
 mod replay;
 mod response_body;

@@ -88,6 +88,8 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
         max_requests_per_connection: 0,
         max_stream_duration: None,
         max_connection_duration: None,
+        max_headers_count: 100,
+        max_response_headers_kb: None,
         per_connection_buffer_limit_bytes: 1 << 20,
         healthy_panic_threshold: 50,
         outlier_detection: None,

@@ -385,6 +385,8 @@ fn same_connections(a: &config::cluster::Cluster, b: &config::cluster::Cluster) 
         && a.outlier_detection == b.outlier_detection
         && a.health_check == b.health_check
         && a.max_connection_duration == b.max_connection_duration
+        && a.max_headers_count == b.max_headers_count
+        && a.max_response_headers_kb == b.max_response_headers_kb
         && a.per_connection_buffer_limit_bytes == b.per_connection_buffer_limit_bytes
 }
 

@@ -257,6 +257,8 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
             .unwrap_or(0),
         max_stream_duration: http.max_stream_duration,
         max_connection_duration: http.max_connection_duration,
+        max_headers_count: http.max_headers_count.unwrap_or(http_protocol::MAX_HEADERS),
+        max_response_headers_kb: http.max_response_headers_kb,
         per_connection_buffer_limit_bytes: u32_or(per_connection_buffer_limit_bytes, BUFFER_LIMIT),
         healthy_panic_threshold: panic_threshold,
         ignore_new_hosts_until_first_hc: ignore_new_hosts,

@@ -33,7 +33,6 @@ use crate::{
 
 /// Envoy's defaults.
 const MAX_REQUEST_HEADERS_KB: u32 = 60;
-const MAX_HEADERS: u32 = 100;
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const DELAYED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -144,6 +143,11 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
         &cx.field("common_http_protocol_options"),
         common_http_protocol_options,
     );
+    if common.max_response_headers_kb.is_some() {
+        cx.field("common_http_protocol_options")
+            .field("max_response_headers_kb")
+            .error("not supported: only clusters have it");
+    }
     let routes = route_source(cx, route_specifier);
     let filters = http_filter::chain(&cx.field("http_filters"), http_filters, router);
     if let Some(RouteSource::Inline(routes)) = &routes {
@@ -184,7 +188,9 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
             hcm::ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
         },
         max_request_headers_kb,
-        max_headers_count: common.max_headers_count.unwrap_or(MAX_HEADERS),
+        max_headers_count: common
+            .max_headers_count
+            .unwrap_or(http_protocol::MAX_HEADERS),
         idle_timeout: common.idle_timeout.unwrap_or(http_protocol::IDLE_TIMEOUT),
         max_connection_duration: common.max_connection_duration,
         max_stream_duration: common.max_stream_duration,

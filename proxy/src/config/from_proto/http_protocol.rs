@@ -36,6 +36,8 @@ use crate::{
 /// The key of `typed_extension_protocol_options`.
 const UPSTREAM_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Envoy's default of both ends' `idle_timeout`.
+/// Envoy's default limit of headers in a head.
+pub(super) const MAX_HEADERS: u32 = 100;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What `HttpProtocolOptions` says for either end.
@@ -44,6 +46,7 @@ pub(super) struct Common {
     pub(super) idle_timeout: Option<Duration>,
     pub(super) max_connection_duration: Option<Duration>,
     pub(super) max_headers_count: Option<u32>,
+    pub(super) max_response_headers_kb: Option<u32>,
     pub(super) max_stream_duration: Option<Duration>,
     pub(super) underscores: UnderscoreAction,
     pub(super) max_requests: Option<u32>,
@@ -61,11 +64,13 @@ pub(super) fn common(cx: &Cx<'_>, options: Option<HttpProtocolOptions>) -> Commo
         headers_with_underscores_action,
         max_requests_per_connection,
     } = options.unwrap_or_default();
-    unsupported!(
-        cx,
-        HttpProtocolOptions,
-        [max_connection_duration_jitter, max_response_headers_kb]
-    );
+    unsupported!(cx, HttpProtocolOptions, [max_connection_duration_jitter]);
+    cx.partly::<HttpProtocolOptions>("max_response_headers_kb", "of clusters");
+    let max_response_headers_kb = max_response_headers_kb.map(|wrapper| wrapper.value);
+    if max_response_headers_kb.is_some_and(|max| !(1..=8192).contains(&max)) {
+        cx.field("max_response_headers_kb")
+            .error("value must be inside range (0, 8192]");
+    }
     let underscores = match cx.enumeration(
         "headers_with_underscores_action",
         headers_with_underscores_action,
@@ -84,6 +89,7 @@ pub(super) fn common(cx: &Cx<'_>, options: Option<HttpProtocolOptions>) -> Commo
             .optional_duration("max_connection_duration", max_connection_duration)
             .filter(|duration| !duration.is_zero()),
         max_headers_count: max_headers_count.map(|wrapper| wrapper.value),
+        max_response_headers_kb,
         max_stream_duration: cx
             .optional_duration("max_stream_duration", max_stream_duration)
             .filter(|duration| !duration.is_zero()),
@@ -297,6 +303,8 @@ pub(super) struct Upstream {
     pub(super) max_requests: Option<u32>,
     pub(super) max_stream_duration: Option<Duration>,
     pub(super) max_connection_duration: Option<Duration>,
+    pub(super) max_headers_count: Option<u32>,
+    pub(super) max_response_headers_kb: Option<u32>,
     pub(super) hash_policy: Vec<HashPolicy>,
 }
 
@@ -346,6 +354,8 @@ fn with_common(protocol: UpstreamProtocol, common: &Common) -> Upstream {
         max_requests: common.max_requests,
         max_stream_duration: common.max_stream_duration,
         max_connection_duration: common.max_connection_duration,
+        max_headers_count: common.max_headers_count,
+        max_response_headers_kb: common.max_response_headers_kb,
         hash_policy: Vec::new(),
     }
 }

@@ -22,6 +22,13 @@ use super::{
 };
 use crate::config::{cluster::UpstreamProtocol, http_connection_manager::HeaderCase};
 
+/// `max_response_headers_kb` by default.
+const HEAD_KB: u32 = 80;
+/// hyper's own limit of what it reads and writes ahead.
+const BUFFER: usize = 8192 + 4096 * 100;
+/// hyper's own limit of headers, which costs it nothing.
+const DEFAULT_HEADERS: u32 = 100;
+
 type Driver = http1::Connection<TokioIo<Metered>, Upload>;
 
 /// The connections of one host and priority.
@@ -155,6 +162,11 @@ impl Pool {
             | UpstreamProtocol::Downstream { http1: options, .. } => options,
             UpstreamProtocol::Http2(_) => return builder,
         };
+        let head = cluster.config.max_response_headers_kb.unwrap_or(HEAD_KB) as usize * 1024;
+        builder.max_header_size(head).max_buf_size(head.max(BUFFER));
+        if cluster.config.max_headers_count != DEFAULT_HEADERS {
+            builder.max_headers(cluster.config.max_headers_count as usize);
+        }
         match options.header_case {
             HeaderCase::Lower => {}
             HeaderCase::ProperCase => {

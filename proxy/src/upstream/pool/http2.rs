@@ -189,9 +189,11 @@ impl Pool {
 
     fn builder(&self) -> client::Builder {
         let options = &self.options;
+        let head = self.base.cluster().config.max_response_headers_kb;
         let mut builder = client::Builder::new();
         builder
             .enable_push(false)
+            .max_header_list_size(head.unwrap_or(HEAD_KB).saturating_mul(1024))
             .header_table_size(options.hpack_table_size)
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
@@ -278,6 +280,9 @@ async fn reaper(pool: Weak<Pool>, timeout: Duration) {
         tokio::time::sleep_until(next.into()).await;
     }
 }
+
+/// `max_response_headers_kb` by default.
+const HEAD_KB: u32 = 60;
 
 type Driver = client::Connection<Metered, Bytes>;
 
