@@ -9,6 +9,7 @@ pub mod ads;
 #[cfg(feature = "xds")]
 pub mod bad;
 pub mod client;
+pub mod frames;
 #[cfg(feature = "mesh")]
 pub mod mesh;
 pub mod parity;

@@ -1,6 +1,7 @@
 //! A scriptable upstream: HTTP/1 and HTTP/2 (prior knowledge) on one port. By default it answers
 //! 200 with a JSON echo of what it received; the request header [`SCRIPT`] asks for something else.
 
+mod hostile;
 mod http1;
 mod http2;
 mod script;
@@ -18,6 +19,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
+pub use hostile::{Deed, Hostile};
 pub(crate) use script::pattern;
 pub use script::{Reset, Script};
 
