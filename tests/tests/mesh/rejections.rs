@@ -115,6 +115,62 @@ fn an_edit_that_proxies_would_refuse() {
     });
 }
 
+/// Envoy takes only small expressions by default, whatever the control plane and our proxy make of them.
+#[test]
+fn an_edit_that_only_envoy_refuses() {
+    run(async {
+        let a = Upstream::start("a").await?;
+        let files = [
+            ("service.yaml", objects::service("a", &[a.address()])),
+            ("route.yaml", repeating(10)),
+        ];
+        let control_plane = ControlPlane::start(&files).await?;
+        let mut envoy = Sidecar::new(Kind::Envoy, true, "envoy").outbound();
+        let mut ours = Sidecar::new(Kind::Outrigger, true, "ours").outbound();
+        envoy.start(&control_plane).await?;
+        ours.start(&control_plane).await?;
+        control_plane.in_sync(2).await?;
+        let loads = [
+            Load::start(envoy.outbound_address().await?, "a"),
+            Load::start(ours.outbound_address().await?, "a"),
+        ];
+        control_plane.write("route.yaml", &repeating(200))?;
+        let change = wait::until("both answers", DEADLINE, async || {
+            let changes = control_plane.api("changes").await?;
+            let newest = changes["changes"][0].clone();
+            let refused = newest["rejected"].as_array().map_or(0, Vec::len);
+            ensure!(refused == 1 && newest["acked"] == 1, "{newest:#}");
+            Ok(newest)
+        })
+        .await?;
+        ensure!(change["ack_ms"].is_null(), "{change:#}");
+        let refused = &change["rejected"][0];
+        let said = refused["message"].as_str().unwrap_or_default();
+        ensure!(
+            refused["proxy"] == "envoy" && said.contains("max program size"),
+            "{change:#}"
+        );
+        let proxy = control_plane
+            .proxy("ours", |proxy| proxy["in_sync"] == true)
+            .await?;
+        ensure!(rejection(&proxy, "RDS").is_none(), "{proxy:#}");
+        let route = "HTTPRoute/shop/a";
+        let condition = control_plane.condition(route, "Programmed").await?;
+        ensure!(condition["status"] == "False", "{condition:#}");
+        ensure!(condition["reason"] == "Rejected", "{condition:#}");
+        for load in &loads {
+            load.next_phase();
+            load.answers(50).await?;
+        }
+
+        control_plane.edit("route.yaml", &repeating(11)).await?;
+        control_plane.in_sync(2).await?;
+        let condition = control_plane.condition(route, "Programmed").await?;
+        ensure!(condition["status"] == "True", "{condition:#}");
+        loads.iter().try_for_each(Load::check)
+    });
+}
+
 /// A route with a rule for load and one with a repetition.
 fn repeating(times: usize) -> String {
     let rules = format!(
