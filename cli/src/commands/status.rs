@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use comfy_table::{Table, presets};
+use http::uri::Authority;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::limits;
@@ -24,9 +26,9 @@ pub(crate) struct Args {
     #[arg(value_enum)]
     what: Option<What>,
     /// Also ask the admin endpoint of a proxy that the control plane does not know, for `limits`
-    #[arg(long, value_name = "HOST:PORT")]
-    admin: Vec<std::net::SocketAddr>,
-    /// Show limits too that are not in use
+    #[arg(long, value_name = "HOST:PORT", value_parser = limits::parse_admin)]
+    admin: Vec<Authority>,
+    /// Show limits too that are not in use and never refused anything
     #[arg(long)]
     all: bool,
     /// Output format
@@ -60,25 +62,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         async move { http_client::get_json(&url).await }
     };
     // A proxy can be asked without a control plane.
-    let only_admin = args.what == Some(What::Limits) && !args.admin.is_empty();
+    let wants_limits = matches!(args.what, None | Some(What::Limits));
     let status = match get("status").await {
-        Err(_) if only_admin => Value::Null,
+        Err(error) if wants_limits && !args.admin.is_empty() => {
+            return without_control_plane(&args, &error).await;
+        }
         status => status?,
     };
-    let mut asked = limits::askable(&status);
-    asked.extend(args.admin.iter().map(|admin| (admin.to_string(), *admin)));
-    let limits = match args.what {
-        None | Some(What::Limits) => limits::ask(asked).await,
-        Some(_) => Value::Null,
+    let limits = if wants_limits {
+        let mut proxies = limits::of_status(&status);
+        limits::add_named(&mut proxies, &args.admin);
+        limits::ask(proxies).await
+    } else {
+        Value::Null
     };
-    if status.is_null() {
-        match args.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&limits)?),
-            Output::Yaml => print!("{}", serde_norway::to_string(&limits)?),
-            Output::Table => println!("{}", limits::table(&limits, args.all)),
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
     let objects = get("objects").await?;
     let changes = get("changes").await?;
     let wants = |what| args.what.is_none_or(|wanted| wanted == what);
@@ -91,8 +88,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         "findings": status["findings"],
     });
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&all)?),
-        Output::Yaml => print!("{}", serde_norway::to_string(&all)?),
+        Output::Json | Output::Yaml => print(&all, args.output)?,
         Output::Table => {
             let mut parts = Vec::new();
             if wants(What::Proxies) {
@@ -105,7 +101,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 parts.push(self::changes(&changes));
             }
             if wants(What::Limits) {
-                parts.push(limits::table(&limits, args.all));
+                parts.push(limits::table(&limits, args.all, Timestamp::now()));
             }
             parts.push(findings(&status));
             parts.retain(|part| !part.is_empty());
@@ -119,6 +115,32 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// The limits of the proxies that the user names: it fails if none of them answers.
+async fn without_control_plane(args: &Args, error: &anyhow::Error) -> anyhow::Result<ExitCode> {
+    eprintln!("{error:#}");
+    let mut proxies = Vec::new();
+    limits::add_named(&mut proxies, &args.admin);
+    let limits = limits::ask(proxies).await;
+    match args.output {
+        Output::Table => println!("{}", limits::table(&limits, args.all, Timestamp::now())),
+        output => print(&json!({"limits": limits}), output)?,
+    }
+    Ok(if limits::has_answer(&limits) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn print(all: &Value, output: Output) -> anyhow::Result<()> {
+    if output == Output::Yaml {
+        print!("{}", serde_norway::to_string(all)?);
+    } else {
+        println!("{}", serde_json::to_string_pretty(all)?);
+    }
+    Ok(())
 }
 
 fn proxies(status: &Value) -> String {

@@ -21,6 +21,7 @@ pub struct Sidecar {
     delta: bool,
     name: String,
     metadata: NodeMetadata,
+    admin: SocketAddr,
     proxy: Option<Proxy>,
 }
 
@@ -38,6 +39,7 @@ impl Sidecar {
             delta,
             name: name.to_owned(),
             metadata,
+            admin: ANY,
             proxy: None,
         }
     }
@@ -61,6 +63,12 @@ impl Sidecar {
             app,
             protocol,
         });
+        self
+    }
+
+    /// With its admin endpoint at a chosen address, which the control plane is told.
+    pub fn admin_at(mut self, address: SocketAddr) -> Self {
+        self.admin = address;
         self
     }
 
@@ -101,7 +109,7 @@ impl Sidecar {
             id: self.name.clone(),
             cluster: self.name.clone(),
             metadata: self.metadata.clone(),
-            admin: ANY,
+            admin: self.admin,
             xds: control_plane.address("xds"),
             otlp: Some(control_plane.address("otlp-grpc")),
             delta: self.delta,

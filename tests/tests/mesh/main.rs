@@ -5,6 +5,7 @@ mod churn;
 mod demo;
 mod edits;
 mod findings;
+mod limits;
 mod policies;
 mod rejections;
 mod scope;

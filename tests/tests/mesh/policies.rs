@@ -111,7 +111,8 @@ fn a_rate_limit_and_a_fault_take_effect() {
         let reply = ask().await?;
         let said = reply.header("x-outrigger-reason").unwrap_or_default();
         ensure!(
-            reply.status == 418 && said.contains("fault"),
+            reply.status == 418
+                && said.contains("fault abort http_status=418 (FaultPolicy/shop/p)"),
             "{} {said}",
             reply.status
         );

@@ -337,6 +337,7 @@ fn fault(policy: &Policy<FaultSpec>) -> Any {
         abort,
         headers: headers.iter().map(matcher::policy_header).collect(),
         max_active_faults: max_active.map(wire::number),
+        filter_metadata: Some(wire::origin_fields(&policy.reference().to_string())),
         ..Default::default()
     })
 }

@@ -8,6 +8,9 @@ use outrigger_proto::{
 };
 use prost::{Message, Name};
 
+/// The key of what our proxy reads of metadata.
+const OWN: &str = "outrigger.dev";
+
 pub(super) fn any<M: Message + Name>(message: &M) -> Any {
     Any {
         type_url: M::type_url(),
@@ -59,20 +62,35 @@ pub(super) fn origin(object: &str) -> core::Metadata {
     own_metadata("origin", object)
 }
 
+/// The same for a message that holds the fields without [`core::Metadata`] around them.
+pub(super) fn origin_fields(object: &str) -> protobuf::Struct {
+    let fields = protobuf::Value {
+        kind: Some(protobuf::value::Kind::StructValue(own_fields(
+            "origin", object,
+        ))),
+    };
+    protobuf::Struct {
+        fields: [(OWN.to_owned(), fields)].into(),
+    }
+}
+
 /// Asks our proxy to move users only towards a backend whose weight grows. Envoy has no such rule.
 pub(super) fn monotone() -> core::Metadata {
     own_metadata("sticky", "monotone")
 }
 
 fn own_metadata(key: &str, text: &str) -> core::Metadata {
+    core::Metadata {
+        filter_metadata: [(OWN.to_owned(), own_fields(key, text))].into(),
+        ..Default::default()
+    }
+}
+
+fn own_fields(key: &str, text: &str) -> protobuf::Struct {
     let value = protobuf::Value {
         kind: Some(protobuf::value::Kind::StringValue(text.to_owned())),
     };
-    let fields = protobuf::Struct {
+    protobuf::Struct {
         fields: [(key.to_owned(), value)].into(),
-    };
-    core::Metadata {
-        filter_metadata: [("outrigger.dev".to_owned(), fields)].into(),
-        ..Default::default()
     }
 }

@@ -13,7 +13,7 @@ use outrigger_proto::envoy::extensions::filters::{
     http::fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType},
 };
 use outrigger_proto::envoy::r#type::v3::FractionalPercent;
-use outrigger_proto::google::protobuf::UInt32Value;
+use outrigger_proto::google::protobuf::{Struct, UInt32Value, value::Kind};
 
 use crate::{
     config::{
@@ -23,7 +23,7 @@ use crate::{
     },
     convert::Cx,
     filters::http::FilterConfig,
-    no_effect, unsupported,
+    no_effect,
 };
 
 /// What a client of gRPC and of HTTP reads of an abort.
@@ -50,6 +50,9 @@ pub struct Config {
     pub max_active_faults: Option<u32>,
     /// Count also by the caller's `x-envoy-downstream-service-cluster`.
     pub counts_by_cluster: bool,
+    /// The mesh object that asks for the faults, where our control plane has said it:
+    /// `filter_metadata["outrigger.dev"].origin`.
+    pub origin: Option<Arc<str>>,
 }
 
 /// The same message.
@@ -103,7 +106,6 @@ impl FilterConfig for Config {
             disable_downstream_cluster_stats,
             filter_metadata,
         } = proto;
-        unsupported!(cx, HttpFault, [filter_metadata]);
         no_effect!(
             cx,
             HttpFault,
@@ -118,6 +120,9 @@ impl FilterConfig for Config {
                 abort_grpc_status_runtime
             ]
         );
+        cx.partly::<HttpFault>("filter_metadata", "outrigger.dev {origin}");
+        let origin =
+            filter_metadata.and_then(|fields| origin(&cx.field("filter_metadata"), fields));
         let headers_cx = cx.field("headers");
         let (abort, body) = match abort_proto {
             Some(proto) => abort(&cx.field("abort"), proto)?,
@@ -140,12 +145,35 @@ impl FilterConfig for Config {
             downstream_nodes,
             max_active_faults: max_active_faults.map(|UInt32Value { value }| value),
             counts_by_cluster: !disable_downstream_cluster_stats,
+            origin,
         })
     }
 
     fn route_from_proto(cx: &Cx<'_>, proto: HttpFault) -> Option<Self> {
         Self::from_proto(cx, proto)
     }
+}
+
+/// Envoy makes the fields dynamic metadata of the stream, which we do not have: all but our own are refused.
+fn origin(cx: &Cx<'_>, Struct { fields }: Struct) -> Option<Arc<str>> {
+    let mut origin = None;
+    for (key, value) in fields {
+        let cx = cx.key(&key);
+        let own = match value.kind {
+            Some(Kind::StructValue(own)) if key == "outrigger.dev" => own,
+            _ => {
+                cx.error("not supported");
+                continue;
+            }
+        };
+        for (key, value) in own.fields {
+            match value.kind {
+                Some(Kind::StringValue(text)) if key == "origin" => origin = Some(text.into()),
+                _ => cx.key(&key).error("not supported"),
+            }
+        }
+    }
+    origin
 }
 
 /// Of how many requests; none where it is not set, as in Envoy.

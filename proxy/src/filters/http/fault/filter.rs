@@ -310,9 +310,11 @@ fn reply(
     (status, grpc_status): (StatusCode, Option<u16>),
     stream: &StreamCx,
 ) -> LocalReply {
-    let origin = match &stream.matched {
-        Some(matched) => &*matched.route.origin,
-        None => "no route",
+    // A route's own name says less than the policy that asks for the fault.
+    let origin = match (&config.origin, &stream.matched) {
+        (Some(origin), _) => origin,
+        (None, Some(matched)) => &*matched.route.origin,
+        (None, None) => "no route",
     };
     let fault = match grpc_status {
         Some(code) => format!("fault abort grpc_status={code} ({origin})"),

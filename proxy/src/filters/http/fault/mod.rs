@@ -2,7 +2,7 @@
 //! message, which replaces the filter's own): delays requests, answers them with an error, slows
 //! responses down.
 //!
-//! Refused: `filter_metadata`. Runtime keys have no effect: there is no runtime.
+//! `filter_metadata` is refused but for `outrigger.dev: {origin: OBJECT}`, the object that reasons name. Runtime keys have no effect: there is no runtime.
 
 mod config;
 mod filter;

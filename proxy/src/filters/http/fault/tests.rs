@@ -9,14 +9,16 @@ const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.
 fn faults_are_refused_by_path() {
     let found = testing::errors(&format!(
         r#"{{"@type": {FAULT}, delay: {{fixed_delay: 0s}}, abort: {{http_status: 600}},
-            response_rate_limit: {{fixed_limit: {{}}}}, headers: [{{name: ""}}], filter_metadata: {{a: b}}}}"#
+            response_rate_limit: {{fixed_limit: {{}}}}, headers: [{{name: ""}}], filter_metadata: {{a: b, outrigger.dev: {{origin: 1, x: y}}}}}}"#
     ));
     for expected in [
         "delay.fixed_delay: ",
         "abort.http_status: value must be ",
         "response_rate_limit.fixed_limit.limit_kbps: value must be ",
         "headers[0].name: ",
-        "filter_metadata: not supported",
+        "filter_metadata[\"a\"]: not supported",
+        "filter_metadata[\"outrigger.dev\"][\"origin\"]: not supported",
+        "filter_metadata[\"outrigger.dev\"][\"x\"]: not supported",
     ] {
         assert!(
             found.iter().any(|error| error.starts_with(expected)),
@@ -44,7 +46,8 @@ fn faults_are_refused_by_path() {
 fn faults_are_read() {
     let config = testing::config(&format!(
         r#"{{"@type": {FAULT}, delay: {{header_delay: {{}}}}, upstream_cluster: c, max_active_faults: 3,
-            abort: {{grpc_status: 5, percentage: {{numerator: 1, denominator: TEN_THOUSAND}}}}}}"#
+            abort: {{grpc_status: 5, percentage: {{numerator: 1, denominator: TEN_THOUSAND}}}},
+            filter_metadata: {{outrigger.dev: {{origin: FaultPolicy/shop/p}}}}}}"#
     ));
     let Config::Fault(fault) = config else {
         panic!("{config:?}");
@@ -56,5 +59,6 @@ fn faults_are_read() {
     assert_eq!(fault.body, "fault filter abort");
     assert_eq!(fault.upstream_cluster.as_deref(), Some("c"));
     assert_eq!(fault.max_active_faults, Some(3));
+    assert_eq!(fault.origin.as_deref(), Some("FaultPolicy/shop/p"));
     assert!(fault.counts_by_cluster && fault.headers.is_empty());
 }
