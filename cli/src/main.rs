@@ -37,6 +37,15 @@ enum Command {
     Validate(commands::validate::Args),
     /// Show proxies with their versions and rejections, and objects with their conditions
     Status(commands::status::Args),
+    /// Add a sidecar to the pods of a manifest, or take it away
+    Inject(commands::inject::Args),
+    /// Explain for each pod of a manifest whether it gets a sidecar
+    CheckInject(commands::check_inject::Args),
+    /// Set, show, verify or remove the rules that give a pod's connections to its sidecar
+    Redirect(commands::redirect::Args),
+    /// What the sidecar's container runs before the application starts and before it stops
+    #[command(hide = true)]
+    Sidecar(commands::sidecar::Args),
     /// List traces, or draw one as a waterfall
     Traces(commands::traces::Args),
     /// A small HTTP service for the demo
@@ -52,6 +61,10 @@ fn main() -> ExitCode {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Validate(args) => finish(commands::validate::run(&args)),
         Command::Status(args) => block_on(commands::status::run(args)),
+        Command::Inject(args) => finish(commands::inject::run(&args)),
+        Command::CheckInject(args) => finish(commands::check_inject::run(&args)),
+        Command::Redirect(args) => finish(commands::redirect::run(&args)),
+        Command::Sidecar(args) => finish(commands::sidecar::run(&args)),
         Command::Traces(args) => block_on(commands::traces::run(args)),
         Command::SampleService(args) => block_on(sample::run(args)),
     }

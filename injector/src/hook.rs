@@ -1,0 +1,82 @@
+//! What the sidecar's container runs around its life where it is an ordinary one: it holds the
+//! application's start, and drains before it stops.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+const PAUSE: Duration = Duration::from_millis(200);
+const ANSWER: Duration = Duration::from_secs(2);
+const LONGEST: u64 = 64 * 1024;
+
+/// Waits until the sidecar is ready to carry traffic.
+///
+/// # Errors
+/// When it is not within the time.
+pub fn wait(port: u16, timeout: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + timeout;
+    loop {
+        let last = match ask("GET", port, "/healthz/ready") {
+            Ok((200, _)) => return Ok(()),
+            Ok((status, body)) => format!("it answers {status} {}", body.trim()),
+            Err(error) => format!("{error:#}"),
+        };
+        if Instant::now() >= end {
+            bail!("the sidecar is not ready after {timeout:?}: {last}");
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+}
+
+/// Asks the sidecar to take no new inbound connections and gives those that are open some time.
+///
+/// # Errors
+/// When the sidecar cannot be asked.
+pub fn drain(admin: u16, timeout: Duration) -> anyhow::Result<()> {
+    let page = "/drain_listeners?inboundonly&graceful";
+    let (status, body) = ask("POST", admin, page)?;
+    if status != 200 {
+        bail!("the sidecar refuses to drain: {status} {}", body.trim());
+    }
+    let end = Instant::now() + timeout;
+    while Instant::now() < end {
+        match open_connections(admin) {
+            Some(0) => return Ok(()),
+            Some(_) => std::thread::park_timeout(PAUSE),
+            // It has gone already.
+            None => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Connections of all HTTP connection managers but the admin's and our own pages'.
+fn open_connections(admin: u16) -> Option<u64> {
+    let page = "/stats?filter=downstream_cx_active$";
+    let (status, body) = ask("GET", admin, page).ok()?;
+    (status == 200).then(|| {
+        body.lines()
+            .filter(|line| line.starts_with("http.") && !line.contains("outrigger-"))
+            .filter(|line| !line.starts_with("http.admin"))
+            .filter_map(|line| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok())
+            .sum()
+    })
+}
+
+fn ask(method: &str, port: u16, page: &str) -> anyhow::Result<(u16, String)> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER)
+        .with_context(|| format!("can't reach the sidecar at {address}"))?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    write!(stream, "{method} {page} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(LONGEST).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.context("the sidecar's answer is no HTTP")?, body.to_owned()))
+}

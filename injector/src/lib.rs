@@ -1,0 +1,15 @@
+//! What makes a pod's traffic go through a sidecar: the change of the pod, who gets it, and the rules that
+//! take over its connections.
+//!
+//! `spec`, `decide`, `manifest` and the rules in `redirect` are pure: values in, values out. Only
+//! `redirect::apply`, `redirect::verify` and `hook` touch the machine.
+
+pub mod decide;
+pub mod hook;
+pub mod manifest;
+pub mod redirect;
+pub mod spec;
+
+mod problem;
+
+pub use problem::Problem;

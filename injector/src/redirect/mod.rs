@@ -1,0 +1,46 @@
+//! Takes over a pod's connections: which, as [`Config`]; by what rules, as data ([`Plan`]); as text for
+//! `iptables-restore` or `nft`. All of that is pure; [`apply`] and [`verify`] touch the machine.
+//!
+//! The meanings of all lists are Istio's, so that what its users know stays true.
+
+pub mod apply;
+mod config;
+mod iptables;
+mod nft;
+mod plan;
+pub mod verify;
+
+pub use config::{
+    Which,
+    Cidr, Cidrs, Config, Family, Groups, Mode, Ports, cidrs, ids, interfaces, ports,
+};
+pub use iptables::{missing as missing_from_iptables, restore, undo as undo_iptables};
+pub use nft::{missing as missing_from_nft, script, undo as undo_nft};
+pub use plan::{Base, Chain, Match, Plan, Rule, Table, Verdict, plan};
+
+/// The mark of connections that TPROXY gives to the sidecar.
+pub const MARK: u32 = 1337;
+/// The mark of the sidecar's own connections to its pod.
+pub const SELF_MARK: u32 = 1338;
+/// The routing table that delivers marked packets locally.
+pub const ROUTE_TABLE: u32 = 133;
+
+/// The commands that route marked packets here, for people to read.
+pub fn route_commands(plan: &Plan) -> Vec<String> {
+    if !plan.needs_route {
+        return Vec::new();
+    }
+    plan.families
+        .iter()
+        .flat_map(|family| {
+            let flag = match family {
+                Family::V4 => "-4",
+                Family::V6 => "-6",
+            };
+            [
+                format!("ip {flag} rule add fwmark {MARK} lookup {ROUTE_TABLE}"),
+                format!("ip {flag} route replace local default dev lo table {ROUTE_TABLE}"),
+            ]
+        })
+        .collect()
+}

@@ -1,0 +1,162 @@
+//! What the sidecar starts with, as its `--config-yaml`.
+//!
+//! Who the pod is, is not known before it is scheduled: Kubernetes itself puts that in, as `$(VARIABLE)` of
+//! the container's environment. Names and addresses of pods have no character that JSON would escape.
+
+use outrigger_mesh::{
+    bootstrap::{OTLP_CLUSTER, XDS_CLUSTER},
+    scope::METADATA_KEY,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    ADMIN_PORT, METRICS_PORT, Options, READY_PORT, Settings, literal, variable,
+};
+
+const ADMIN_CLUSTER: &str = "outrigger-admin";
+
+/// What names the workload.
+#[derive(Debug)]
+pub(super) struct Workload {
+    pub(super) name: String,
+    pub(super) service: String,
+    pub(super) version: Option<String>,
+}
+
+/// The bootstrap as JSON text, which is YAML.
+pub(super) fn text(workload: &Workload, settings: &Settings, options: &Options) -> String {
+    let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    let mut clusters = vec![
+        admin_cluster(),
+        grpc_cluster(XDS_CLUSTER, &settings.control_plane),
+    ];
+    clusters.extend(settings.otlp.as_ref().map(|otlp| grpc_cluster(OTLP_CLUSTER, otlp)));
+    let namespace = variable("OUTRIGGER_POD_NAMESPACE");
+    let bootstrap = json!({
+        "node": {
+            "id": format!("{}.{namespace}", variable("OUTRIGGER_POD_NAME")),
+            "cluster": literal(&format!("{}.", workload.service)) + &namespace,
+            "metadata": {
+                METADATA_KEY: mesh_metadata(&namespace, workload, settings, options),
+                "pod": {
+                    "name": variable("OUTRIGGER_POD_NAME"),
+                    "ip": variable("OUTRIGGER_POD_IP"),
+                    "node": variable("OUTRIGGER_NODE_NAME"),
+                    "serviceAccount": variable("OUTRIGGER_SERVICE_ACCOUNT"),
+                },
+            },
+        },
+        "admin": {"address": address("127.0.0.1", ADMIN_PORT)},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+                "set_node_on_first_message_only": true,
+            },
+            "cds_config": ads,
+            "lds_config": ads,
+        },
+        "static_resources": {
+            "listeners": [
+                listener("outrigger-ready", READY_PORT, &[
+                    ("/healthz/ready", "/ready"),
+                    // It is answered as long as the main thread lives.
+                    ("/healthz/live", "/hot_restart_version"),
+                ]),
+                listener("outrigger-metrics", METRICS_PORT, &[("/stats/prometheus", "/stats/prometheus")]),
+            ],
+            "clusters": clusters,
+        },
+    });
+    bootstrap.to_string()
+}
+
+fn mesh_metadata(
+    namespace: &str,
+    workload: &Workload,
+    settings: &Settings,
+    options: &Options,
+) -> Map<String, Value> {
+    let mut mesh = Map::new();
+    mesh.insert("namespace".to_owned(), namespace.into());
+    mesh.insert("workload".to_owned(), literal(&workload.name).into());
+    mesh.insert("service".to_owned(), literal(&workload.service).into());
+    if let Some(version) = &workload.version {
+        mesh.insert("version".to_owned(), literal(version).into());
+    }
+    if settings.otlp.is_some() {
+        let tracing = json!({"cluster": OTLP_CLUSTER, "sampling": options.sampling});
+        mesh.insert("tracing".to_owned(), tracing);
+    }
+    mesh
+}
+
+/// A listener that answers for the admin interface, which is on loopback, and for nothing else of it.
+fn listener(name: &str, port: u16, pages: &[(&str, &str)]) -> Value {
+    let routes = pages
+        .iter()
+        .map(|(path, page)| {
+            json!({
+                "match": {"path": path},
+                "route": {"cluster": ADMIN_CLUSTER, "prefix_rewrite": page},
+            })
+        })
+        .collect::<Vec<_>>();
+    json!({
+        "name": name,
+        "address": address("0.0.0.0", port),
+        "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": name,
+                "route_config": {
+                    "name": name,
+                    "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
+                },
+                "http_filters": [{
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                }],
+            },
+        }]}],
+    })
+}
+
+fn address(host: &str, port: u16) -> Value {
+    json!({"socket_address": {"address": host, "port_value": port}})
+}
+
+fn endpoints(name: &str, host: &str, port: u16) -> Value {
+    json!({
+        "cluster_name": name,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host, port)}}]}],
+    })
+}
+
+fn admin_cluster() -> Value {
+    json!({
+        "name": ADMIN_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": endpoints(ADMIN_CLUSTER, "127.0.0.1", ADMIN_PORT),
+    })
+}
+
+fn grpc_cluster(name: &str, (host, port): &(String, u16)) -> Value {
+    json!({
+        "name": name,
+        "type": "STRICT_DNS",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {
+                    "connection_keepalive": {"interval": "30s", "timeout": "5s"},
+                }},
+            },
+        },
+        "load_assignment": endpoints(name, host, *port),
+    })
+}
