@@ -72,11 +72,87 @@ fn ask(method: &str, port: u16, page: &str) -> anyhow::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER)
         .with_context(|| format!("can't reach the sidecar at {address}"))?;
     stream.set_read_timeout(Some(ANSWER))?;
-    write!(stream, "{method} {page} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "{method} {page} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.context("the sidecar's answer is no HTTP")?, body.to_owned()))
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Ok((
+        status.context("the sidecar's answer is no HTTP")?,
+        body.to_owned(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader},
+        net::TcpListener,
+        thread::{self, JoinHandle},
+    };
+
+    use super::*;
+
+    /// A sidecar that gives these answers, one for each connection; it returns what it was asked.
+    fn sidecar(answers: &'static [(u16, &'static str)]) -> (u16, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = thread::spawn(move || {
+            let mut asked = Vec::new();
+            for (status, body) in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(&stream).lines();
+                asked.push(lines.next().unwrap().unwrap());
+                while !lines.next().unwrap().unwrap().is_empty() {}
+                let length = body.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{body}"
+                )
+                .unwrap();
+            }
+            asked
+        });
+        (port, asked)
+    }
+
+    #[test]
+    fn the_start_is_held_until_the_sidecar_is_ready() {
+        let (port, asked) = sidecar(&[(503, "INITIALIZING\n"), (200, "LIVE\n")]);
+        wait(port, Duration::from_secs(20)).unwrap();
+        assert_eq!(asked.join().unwrap(), ["GET /healthz/ready HTTP/1.1"; 2]);
+    }
+
+    #[test]
+    fn a_sidecar_that_is_never_ready_is_named() {
+        let (port, asked) = sidecar(&[(503, "INITIALIZING\n")]);
+        let error = wait(port, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.ends_with("it answers 503 INITIALIZING"), "{error}");
+        asked.join().unwrap();
+        let error = wait(port, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains("can't reach the sidecar"), "{error}");
+    }
+
+    #[test]
+    fn draining_waits_for_open_connections() {
+        let busy =
+            "http.inbound.downstream_cx_active: 2\nhttp.outrigger-ready.downstream_cx_active: 1\n";
+        let idle = "http.admin.downstream_cx_active: 1\nhttp.inbound.downstream_cx_active: 0\n";
+        let answers = vec![(200, "OK\n"), (200, busy), (200, idle)].leak();
+        let (port, asked) = sidecar(answers);
+        drain(port, Duration::from_secs(20)).unwrap();
+        let asked = asked.join().unwrap();
+        assert_eq!(
+            asked[0],
+            "POST /drain_listeners?inboundonly&graceful HTTP/1.1"
+        );
+        assert_eq!(asked.len(), 3);
+    }
 }

@@ -10,16 +10,71 @@ use serde_json::{Map, Value};
 
 /// Names that mean something here, so that chance meets them.
 const KEYS: &[&str] = &[
-    "metadata", "spec", "containers", "initContainers", "volumes", "annotations", "labels", "name",
-    "kind", "items", "template", "jobTemplate", "lifecycle", "preStop", "httpGet", "tcpSocket", "grpc",
-    "readinessProbe", "livenessProbe", "startupProbe", "port", "ports", "host", "path", "containerPort",
-    "securityContext", "runAsUser", "hostNetwork", "restartPolicy", "outrigger.dev/inject",
-    "outrigger.dev/status", "outrigger.dev/cpu", "outrigger.dev/drain-time", "prometheus.io/scrape",
-    "prometheus.io/port", "ownerReferences", "controller", "a", "",
+    "metadata",
+    "spec",
+    "containers",
+    "initContainers",
+    "volumes",
+    "annotations",
+    "labels",
+    "name",
+    "kind",
+    "items",
+    "template",
+    "jobTemplate",
+    "lifecycle",
+    "preStop",
+    "httpGet",
+    "tcpSocket",
+    "grpc",
+    "readinessProbe",
+    "livenessProbe",
+    "startupProbe",
+    "port",
+    "ports",
+    "host",
+    "path",
+    "containerPort",
+    "securityContext",
+    "runAsUser",
+    "hostNetwork",
+    "restartPolicy",
+    "outrigger.dev/inject",
+    "outrigger.dev/status",
+    "outrigger.dev/cpu",
+    "outrigger.dev/drain-time",
+    "prometheus.io/scrape",
+    "prometheus.io/port",
+    "ownerReferences",
+    "controller",
+    "a",
+    "",
 ];
 const WORDS: &[&str] = &[
-    "app", "Pod", "List", "PodList", "Deployment", "CronJob", "Never", "true", "false", "enabled", "80",
-    "on", "0644", "~", "1:30", "$(X)", "{}", "a: b", "# no", "line\nline\n", " lead", "\u{85}", "é", "",
+    "app",
+    "Pod",
+    "List",
+    "PodList",
+    "Deployment",
+    "CronJob",
+    "Never",
+    "true",
+    "false",
+    "enabled",
+    "80",
+    "on",
+    "0644",
+    "~",
+    "1:30",
+    "$(X)",
+    "{}",
+    "a: b",
+    "# no",
+    "line\nline\n",
+    " lead",
+    "\u{85}",
+    "é",
+    "",
 ];
 
 fn key() -> impl Strategy<Value = String> {
@@ -63,7 +118,10 @@ fn pod() -> impl Strategy<Value = Value> {
             ("readinessProbe", a),
             ("lifecycle", serde_json::json!({"preStop": b})),
             ("extra", c),
-            ("ports", serde_json::json!([{"name": "web", "containerPort": 8080}])),
+            (
+                "ports",
+                serde_json::json!([{"name": "web", "containerPort": 8080}]),
+            ),
         ];
         fields.rotate_left(order.into());
         fields
@@ -79,8 +137,12 @@ fn pod() -> impl Strategy<Value = Value> {
     ];
     let annotations = prop_oneof![
         Just(None),
-        Just(Some(serde_json::json!({"x": "y", "prometheus.io/scrape": "true", "prometheus.io/port": "1"}))),
-        Just(Some(serde_json::json!({"outrigger.dev/native-sidecar": "false"}))),
+        Just(Some(
+            serde_json::json!({"x": "y", "prometheus.io/scrape": "true", "prometheus.io/port": "1"})
+        )),
+        Just(Some(
+            serde_json::json!({"outrigger.dev/native-sidecar": "false"})
+        )),
         Just(Some(serde_json::json!({}))),
         Just(Some(Value::Null)),
     ];

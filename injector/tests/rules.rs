@@ -8,15 +8,20 @@ use outrigger_injector::redirect::{
     route_commands, script, undo_iptables,
 };
 
+const FINE: &str = "written here";
+
 fn every_list() -> Config {
     Config {
-        include_inbound_ports: "80,443".parse().unwrap(),
-        exclude_inbound_ports: ports("9000").unwrap(),
-        include_outbound_ports: ports("3306").unwrap(),
-        exclude_outbound_ports: ports("25, 26").unwrap(),
-        include_outbound_cidrs: "10.1.2.3/8,fd00::/8".parse().unwrap(),
-        exclude_outbound_cidrs: vec!["10.9.0.1".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
-        include_outbound_groups: "0,5".parse().unwrap(),
+        include_inbound_ports: "80,443".parse().expect(FINE),
+        exclude_inbound_ports: ports("9000").expect(FINE),
+        include_outbound_ports: ports("3306").expect(FINE),
+        exclude_outbound_ports: ports("25, 26").expect(FINE),
+        include_outbound_cidrs: "10.1.2.3/8,fd00::/8".parse().expect(FINE),
+        exclude_outbound_cidrs: vec![
+            "10.9.0.1".parse().expect(FINE),
+            "fd00:1::/64".parse().expect(FINE),
+        ],
+        include_outbound_groups: "0,5".parse().expect(FINE),
         exclude_outbound_groups: vec![102],
         exclude_outbound_users: vec![101],
         exclude_interfaces: vec!["net1".to_owned(), "veth+".to_owned()],
@@ -36,8 +41,8 @@ fn cases() -> Vec<(&'static str, Config)> {
         ..default.clone()
     };
     let none = Config {
-        include_inbound_ports: "".parse().unwrap(),
-        include_outbound_cidrs: "".parse().unwrap(),
+        include_inbound_ports: "".parse().expect(FINE),
+        include_outbound_cidrs: "".parse().expect(FINE),
         ..default.clone()
     };
     vec![
@@ -53,7 +58,10 @@ fn cases() -> Vec<(&'static str, Config)> {
 fn text(plan: &Plan) -> String {
     let mut text = format!("== nft\n{}", script(plan));
     for family in &plan.families {
-        text.push_str(&format!("== iptables {family:?}\n{}", restore(plan, *family, "")));
+        text.push_str(&format!(
+            "== iptables {family:?}\n{}",
+            restore(plan, *family, "")
+        ));
     }
     for command in route_commands(plan) {
         text.push_str(&format!("== {command}\n"));
@@ -75,7 +83,11 @@ fn rules_are_what_they_should_be() {
             wrong.push(format!("{name}:\n{text}"));
         }
     }
-    assert!(wrong.is_empty(), "differ from rules/*.txt:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "differ from rules/*.txt:\n{}",
+        wrong.join("\n")
+    );
 }
 
 /// What `iptables-save` prints after a text was restored into empty tables.
@@ -84,7 +96,10 @@ fn saved(restored: &str) -> String {
         .lines()
         .map(|line| format!("{line}\n"))
         .collect::<String>()
-        .replace("*nat\n", "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [3:180]\n-A PREROUTING -j OTHERS\n")
+        .replace(
+            "*nat\n",
+            "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [3:180]\n-A PREROUTING -j OTHERS\n",
+        )
 }
 
 #[test]
@@ -93,8 +108,15 @@ fn what_is_missing_is_named() {
         let plan = plan(&config);
         for family in &plan.families {
             let there = saved(&restore(&plan, *family, ""));
-            assert_eq!(missing_from_iptables(&plan, *family, &there), [""; 0], "{name}");
-            let lines = there.lines().filter(|line| line.starts_with("-A")).collect::<Vec<_>>();
+            assert_eq!(
+                missing_from_iptables(&plan, *family, &there),
+                [""; 0],
+                "{name}"
+            );
+            let lines = there
+                .lines()
+                .filter(|line| line.starts_with("-A"))
+                .collect::<Vec<_>>();
             for line in lines.iter().filter(|line| line.contains("OUTRIGGER")) {
                 let without = there.replace(&format!("{line}\n"), "");
                 let missing = missing_from_iptables(&plan, *family, &without);
@@ -114,11 +136,17 @@ fn only_our_own_rules_are_taken_away() {
     for (name, config) in cases() {
         let plan = plan(&config);
         let undo = undo_iptables(&saved(&restore(&plan, Family::V4, "")));
-        assert!(undo.contains("-D PREROUTING") || config.mode == Mode::Redirect, "{name}");
+        assert!(
+            undo.contains("-D PREROUTING") || config.mode == Mode::Redirect,
+            "{name}"
+        );
         assert!(!undo.contains("OTHERS"), "{name}: {undo}");
         for (_, chains, _) in &plan.tables {
             for chain in chains {
-                assert!(undo.contains(&format!("-X {}\n", chain.name)), "{name}: {undo}");
+                assert!(
+                    undo.contains(&format!("-X {}\n", chain.name)),
+                    "{name}: {undo}"
+                );
             }
         }
         // Nothing of ours, nothing to do.

@@ -30,6 +30,23 @@ pub(crate) fn compilers(steps: &Steps) -> Result<()> {
     debian(steps, &missing)
 }
 
+/// The tools of redirection, where that can be tried at all: elsewhere its tests say that they are skipped.
+pub(crate) fn network(steps: &Steps) -> Result<()> {
+    if !is_root() || !on_path("apt-get") {
+        return Ok(());
+    }
+    let missing = [
+        ("iptables-restore", "iptables"),
+        ("nft", "nftables"),
+        ("ip", "iproute2"),
+    ]
+    .into_iter()
+    .filter(|(program, _)| !on_path(program))
+    .map(|(_, package)| package)
+    .collect::<Vec<_>>();
+    debian(steps, &missing)
+}
+
 /// The Python environment `venv` under the target directory, with the packages of the tests.
 pub(crate) fn python(steps: &Steps) -> Result<()> {
     let venv = steps.target().join("venv");

@@ -122,6 +122,7 @@ fn harness(steps: &Steps) -> Result<std::path::PathBuf> {
 fn test(steps: &Steps, args: &[String]) -> Result<()> {
     install::compilers(steps)?;
     install::python(steps)?;
+    install::network(steps)?;
     // Suites run the binaries that users run; `cargo test` alone would not build them.
     build(steps, &[])?;
     let whole = ["--workspace".to_owned()];

@@ -71,8 +71,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .iter()
         .filter(|value| word(value, &["kind"]) == "Namespace")
         .map(|value| {
-            let labels = value.get("metadata").and_then(|metadata| metadata.get("labels"));
-            let labels = labels.and_then(Value::as_object).cloned().unwrap_or_default();
+            let labels = value
+                .get("metadata")
+                .and_then(|metadata| metadata.get("labels"));
+            let labels = labels
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default();
             (word(value, &["metadata", "name"]).to_owned(), labels)
         })
         .collect::<BTreeMap<_, _>>();
@@ -145,7 +150,12 @@ fn answer(
             }
         }
         Outcome::Injected(injected) => {
-            reasons.extend(injected.changes.into_iter().map(|change| format!("+ {change}")));
+            reasons.extend(
+                injected
+                    .changes
+                    .into_iter()
+                    .map(|change| format!("+ {change}")),
+            );
             reasons.extend(injected.notes.into_iter().map(|note| format!("! {note}")));
             Answer {
                 object,

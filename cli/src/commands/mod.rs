@@ -1,8 +1,8 @@
 //! The commands, one file each.
 
-mod limits;
 pub(crate) mod check_inject;
 pub(crate) mod inject;
+mod limits;
 pub(crate) mod redirect;
 pub(crate) mod sidecar;
 pub(crate) mod status;

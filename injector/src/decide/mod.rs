@@ -97,9 +97,24 @@ pub fn decide(template: &Value, context: &Context<'_>) -> Result<Decision, Vec<P
     };
     // All are read, so that a typo shows even where a stronger row decides.
     let said = [
-        (Row::PodLabel, pod.label(INJECT), "pod label", "metadata.labels"),
-        (Row::PodAnnotation, pod.annotation(INJECT), "pod annotation", "metadata.annotations"),
-        (Row::NamespaceLabel, of_namespace, "namespace label", "namespace labels"),
+        (
+            Row::PodLabel,
+            pod.label(INJECT),
+            "pod label",
+            "metadata.labels",
+        ),
+        (
+            Row::PodAnnotation,
+            pod.annotation(INJECT),
+            "pod annotation",
+            "metadata.annotations",
+        ),
+        (
+            Row::NamespaceLabel,
+            of_namespace,
+            "namespace label",
+            "namespace labels",
+        ),
     ];
     let mut problems = Vec::new();
     let mut decision = None;
@@ -192,16 +207,86 @@ mod tests {
     fn the_first_row_that_says_something_decides() {
         let (on, off) = (Some("enabled"), Some("disabled"));
         let cases = [
-            (on, on, "kube-system", on, true, "no sidecar: never in kube-system, Kubernetes' own namespace (rule 1)"),
-            (on, on, "outrigger-system", on, true, "no sidecar: never in outrigger-system, the mesh's own namespace (rule 1)"),
-            (on, off, "shop", off, false, "sidecar: pod label outrigger.dev/inject: enabled (rule 2)"),
-            (off, on, "shop", on, true, "no sidecar: pod label outrigger.dev/inject: disabled (rule 2)"),
-            (None, off, "shop", on, true, "no sidecar: pod annotation outrigger.dev/inject: disabled (rule 3)"),
-            (None, on, "shop", off, false, "sidecar: pod annotation outrigger.dev/inject: enabled (rule 3)"),
-            (None, None, "shop", on, false, "sidecar: namespace label outrigger.dev/inject: enabled (rule 4)"),
-            (None, None, "shop", off, true, "no sidecar: namespace label outrigger.dev/inject: disabled (rule 4)"),
-            (None, None, "shop", None, false, "no sidecar: neither the pod nor its namespace says anything (rule 5)"),
-            (None, None, "shop", None, true, "sidecar: neither the pod nor its namespace says anything (rule 5)"),
+            (
+                on,
+                on,
+                "kube-system",
+                on,
+                true,
+                "no sidecar: never in kube-system, Kubernetes' own namespace (rule 1)",
+            ),
+            (
+                on,
+                on,
+                "outrigger-system",
+                on,
+                true,
+                "no sidecar: never in outrigger-system, the mesh's own namespace (rule 1)",
+            ),
+            (
+                on,
+                off,
+                "shop",
+                off,
+                false,
+                "sidecar: pod label outrigger.dev/inject: enabled (rule 2)",
+            ),
+            (
+                off,
+                on,
+                "shop",
+                on,
+                true,
+                "no sidecar: pod label outrigger.dev/inject: disabled (rule 2)",
+            ),
+            (
+                None,
+                off,
+                "shop",
+                on,
+                true,
+                "no sidecar: pod annotation outrigger.dev/inject: disabled (rule 3)",
+            ),
+            (
+                None,
+                on,
+                "shop",
+                off,
+                false,
+                "sidecar: pod annotation outrigger.dev/inject: enabled (rule 3)",
+            ),
+            (
+                None,
+                None,
+                "shop",
+                on,
+                false,
+                "sidecar: namespace label outrigger.dev/inject: enabled (rule 4)",
+            ),
+            (
+                None,
+                None,
+                "shop",
+                off,
+                true,
+                "no sidecar: namespace label outrigger.dev/inject: disabled (rule 4)",
+            ),
+            (
+                None,
+                None,
+                "shop",
+                None,
+                false,
+                "no sidecar: neither the pod nor its namespace says anything (rule 5)",
+            ),
+            (
+                None,
+                None,
+                "shop",
+                None,
+                true,
+                "sidecar: neither the pod nor its namespace says anything (rule 5)",
+            ),
         ];
         for (label, annotation, namespace, of_namespace, default, expected) in cases {
             let answer = ask(&pod(label, annotation), namespace, of_namespace, default);

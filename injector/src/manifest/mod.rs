@@ -7,7 +7,6 @@ mod read;
 mod walk;
 mod write;
 
-
 pub use read::{Document, documents, parse};
 pub use walk::{Action, Format, Item, ItemResult, Rewritten, each_pod, rewrite};
 pub use write::to_yaml;

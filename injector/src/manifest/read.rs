@@ -301,7 +301,11 @@ fn integer(text: &str) -> Option<Number> {
     } else {
         (10, lower.as_str())
     };
-    let digits = if digits.is_empty() && radix == 8 { "0" } else { digits };
+    let digits = if digits.is_empty() && radix == 8 {
+        "0"
+    } else {
+        digits
+    };
     if !digits.chars().all(|one| one.is_digit(radix)) {
         return None;
     }

@@ -163,7 +163,11 @@ fn template_path(kind: &str) -> Option<&'static [&'static str]> {
         "Pod" => &[],
         "PodTemplate" => &["template"],
         "CronJob" => &["spec", "jobTemplate", "spec", "template"],
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController"
+        "Deployment"
+        | "StatefulSet"
+        | "DaemonSet"
+        | "ReplicaSet"
+        | "ReplicationController"
         | "Job" => &["spec", "template"],
         _ => return None,
     })

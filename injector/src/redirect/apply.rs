@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{
-    Config, Family, MARK, Plan, ROUTE_TABLE, missing_from_iptables, missing_from_nft, plan, restore,
-    script, undo_iptables, undo_nft,
+    Config, Family, MARK, Plan, ROUTE_TABLE, missing_from_iptables, missing_from_nft, plan,
+    restore, script, undo_iptables, undo_nft,
 };
 
 /// Whose rules.
@@ -126,12 +126,16 @@ fn missing_routes(plan: &Plan) -> anyhow::Result<Vec<String>> {
         }
         let flag = flag(*family);
         if !run("ip", &[flag, "rule", "list"], None)?.contains(&rule_shown()) {
-            missing.push(format!("ip {flag} rule: fwmark {MARK} lookup {ROUTE_TABLE}"));
+            missing.push(format!(
+                "ip {flag} rule: fwmark {MARK} lookup {ROUTE_TABLE}"
+            ));
         }
         let table = ROUTE_TABLE.to_string();
         let routes = run("ip", &[flag, "route", "list", "table", &table], None).unwrap_or_default();
         if !routes.contains("local default") {
-            missing.push(format!("ip {flag} route: local default dev lo table {ROUTE_TABLE}"));
+            missing.push(format!(
+                "ip {flag} route: local default dev lo table {ROUTE_TABLE}"
+            ));
         }
     }
     Ok(missing)
@@ -157,14 +161,23 @@ fn route(family: Family, wanted: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let is_there = run("ip", &[flag, "rule", "list"], None)?.contains(&rule_shown());
-    let rule = ["rule", if wanted { "add" } else { "del" }, "fwmark", &mark, "lookup", &table];
+    let rule = [
+        "rule",
+        if wanted { "add" } else { "del" },
+        "fwmark",
+        &mark,
+        "lookup",
+        &table,
+    ];
     if is_there != wanted {
         run("ip", &[[flag].as_slice(), &rule].concat(), None)?;
     }
     if wanted {
         run(
             "ip",
-            &[flag, "route", "replace", "local", "default", "dev", "lo", "table", &table],
+            &[
+                flag, "route", "replace", "local", "default", "dev", "lo", "table", &table,
+            ],
             None,
         )?;
     } else if is_there {
@@ -218,7 +231,12 @@ fn run(program: &str, args: &[&str], input: Option<&str>) -> anyhow::Result<Stri
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {}: {}: {}", args.join(" "), output.status, said.trim());
+        bail!(
+            "{program} {}: {}: {}",
+            args.join(" "),
+            output.status,
+            said.trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

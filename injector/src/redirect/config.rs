@@ -336,7 +336,10 @@ impl Config {
             ("exclude-outbound-ports", join(exclude_outbound_ports)),
             ("include-outbound-cidrs", include_outbound_cidrs.to_string()),
             ("exclude-outbound-cidrs", join(exclude_outbound_cidrs)),
-            ("include-outbound-groups", include_outbound_groups.to_string()),
+            (
+                "include-outbound-groups",
+                include_outbound_groups.to_string(),
+            ),
             ("exclude-outbound-groups", join(exclude_outbound_groups)),
             ("exclude-outbound-users", join(exclude_outbound_users)),
             ("exclude-interfaces", join(exclude_interfaces)),

@@ -178,13 +178,20 @@ fn line(chain: &str, rule: &Rule, family: Family) -> Option<String> {
                 Family::V4 => "0.0.0.0",
                 Family::V6 => "::",
             };
-            format!("TPROXY --on-port {port} --on-ip {any} --tproxy-mark {}/0xffffffff", mark(*value))
+            format!(
+                "TPROXY --on-port {port} --on-ip {any} --tproxy-mark {}/0xffffffff",
+                mark(*value)
+            )
         }
         Verdict::Mark(value) => format!("MARK --set-xmark {}/0xffffffff", mark(*value)),
-        Verdict::SaveMark => "CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff".to_owned(),
+        Verdict::SaveMark => {
+            "CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff".to_owned()
+        }
         Verdict::RestoreMark => {
             "CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff".to_owned()
         }
     };
-    Some(format!("-A {chain}{head}{interface} -p tcp{rest} -j {target}"))
+    Some(format!(
+        "-A {chain}{head}{interface} -p tcp{rest} -j {target}"
+    ))
 }

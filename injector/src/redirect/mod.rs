@@ -11,12 +11,11 @@ mod plan;
 pub mod verify;
 
 pub use config::{
-    Which,
-    Cidr, Cidrs, Config, Family, Groups, Mode, Ports, cidrs, ids, interfaces, ports,
+    Cidr, Cidrs, Config, Family, Groups, Mode, Ports, Which, cidrs, ids, interfaces, ports,
 };
 pub use iptables::{missing as missing_from_iptables, restore, undo as undo_iptables};
 pub use nft::{missing as missing_from_nft, script, undo as undo_nft};
-pub use plan::{Base, Chain, Match, Plan, Rule, Table, Verdict, plan};
+pub use plan::{Base, Chain, Entries, Match, Plan, Rule, Table, Verdict, plan};
 
 /// The mark of connections that TPROXY gives to the sidecar.
 pub const MARK: u32 = 1337;

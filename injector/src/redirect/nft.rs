@@ -37,7 +37,8 @@ fn by_chain(text: &str) -> Vec<(&str, &str)> {
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("chain ") {
             chain = name.trim_end_matches('{').trim();
-        } else if !chain.is_empty() && !line.is_empty() && line != "}" && !line.starts_with("type ") {
+        } else if !chain.is_empty() && !line.is_empty() && line != "}" && !line.starts_with("type ")
+        {
             rules.push((chain, line));
         }
     }

@@ -111,11 +111,14 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+/// Rules of the kernel's own chains.
+pub type Entries = Vec<(Base, Rule)>;
+
 /// All rules of one configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// What each table has: our chains, and the rules of the kernel's chains that lead to them.
-    pub tables: Vec<(Table, Vec<Chain>, Vec<(Base, Rule)>)>,
+    pub tables: Vec<(Table, Vec<Chain>, Entries)>,
     /// IPv4, and IPv6 if wanted.
     pub families: Vec<Family>,
     /// Whether marked packets need a route.
@@ -155,8 +158,14 @@ pub fn plan(config: &Config) -> Plan {
             tables: vec![(
                 Table::Nat,
                 vec![
-                    chain(IN_REDIRECT, [Rule::new([], Verdict::Redirect(config.inbound_port))]),
-                    chain(REDIRECT, [Rule::new([], Verdict::Redirect(config.outbound_port))]),
+                    chain(
+                        IN_REDIRECT,
+                        [Rule::new([], Verdict::Redirect(config.inbound_port))],
+                    ),
+                    chain(
+                        REDIRECT,
+                        [Rule::new([], Verdict::Redirect(config.outbound_port))],
+                    ),
                     chain(INBOUND, inbound(config, IN_REDIRECT)),
                     chain(OUTPUT, output(config)),
                 ],
@@ -173,9 +182,10 @@ pub fn plan(config: &Config) -> Plan {
     let families = plan.families.clone();
     for (_, chains, _) in &mut plan.tables {
         for chain in chains {
-            chain
-                .rules
-                .retain(|rule| rule.family().is_none_or(|family| families.contains(&family)));
+            chain.rules.retain(|rule| {
+                rule.family()
+                    .is_none_or(|family| families.contains(&family))
+            });
         }
     }
     plan
@@ -208,7 +218,10 @@ fn tproxy(config: &Config, families: Vec<Family>) -> Plan {
         .iter()
         .position(|rule| rule.verdict == Verdict::Jump(TPROXY))
         .unwrap_or(incoming.len());
-    incoming.insert(first_redirect, Rule::new([Match::Established], Verdict::Jump(DIVERT)));
+    incoming.insert(
+        first_redirect,
+        Rule::new([Match::Established], Verdict::Jump(DIVERT)),
+    );
 
     Plan {
         tables: vec![
@@ -244,7 +257,10 @@ fn tproxy(config: &Config, families: Vec<Family>) -> Plan {
             (
                 Table::Nat,
                 vec![
-                    chain(REDIRECT, [Rule::new([], Verdict::Redirect(config.outbound_port))]),
+                    chain(
+                        REDIRECT,
+                        [Rule::new([], Verdict::Redirect(config.outbound_port))],
+                    ),
                     chain(OUTPUT, output(config)),
                 ],
                 vec![(Base::Output, Rule::new([], Verdict::Jump(OUTPUT)))],
@@ -305,8 +321,22 @@ fn output(config: &Config) -> Vec<Rule> {
     let leave = |one: Match| Rule::new([one], Verdict::Return);
     let redirect = |matches: Vec<Match>| Rule::new(matches, Verdict::Jump(REDIRECT));
     let mut rules = Vec::new();
-    rules.extend(config.exclude_interfaces.iter().cloned().map(Match::Out).map(leave));
-    rules.extend(config.exclude_outbound_ports.iter().copied().map(Match::Port).map(leave));
+    rules.extend(
+        config
+            .exclude_interfaces
+            .iter()
+            .cloned()
+            .map(Match::Out)
+            .map(leave),
+    );
+    rules.extend(
+        config
+            .exclude_outbound_ports
+            .iter()
+            .copied()
+            .map(Match::Port)
+            .map(leave),
+    );
     for source in PASSTHROUGH {
         let matches = [Match::Out("lo".to_owned()), Match::From(Cidr::host(source))];
         rules.push(Rule::new(matches, Verdict::Return));
@@ -317,14 +347,39 @@ fn output(config: &Config) -> Vec<Rule> {
     rules.extend(proxies(config).into_iter().map(leave));
     // Between the pod's containers, over loopback.
     rules.push(leave(Match::Out("lo".to_owned())));
-    rules.extend(config.exclude_outbound_users.iter().copied().map(Match::User).map(leave));
-    rules.extend(config.exclude_outbound_groups.iter().copied().map(Match::Group).map(leave));
+    rules.extend(
+        config
+            .exclude_outbound_users
+            .iter()
+            .copied()
+            .map(Match::User)
+            .map(leave),
+    );
+    rules.extend(
+        config
+            .exclude_outbound_groups
+            .iter()
+            .copied()
+            .map(Match::Group)
+            .map(leave),
+    );
     if let Groups::These(groups) = &config.include_outbound_groups {
-        let others = groups.iter().copied().map(Match::NotGroup).collect::<Vec<_>>();
+        let others = groups
+            .iter()
+            .copied()
+            .map(Match::NotGroup)
+            .collect::<Vec<_>>();
         rules.push(Rule::new(others, Verdict::Return));
     }
     rules.extend(LOOPBACK.map(|address| leave(Match::To(Cidr::host(address)))));
-    rules.extend(config.exclude_outbound_cidrs.iter().copied().map(Match::To).map(leave));
+    rules.extend(
+        config
+            .exclude_outbound_cidrs
+            .iter()
+            .copied()
+            .map(Match::To)
+            .map(leave),
+    );
     let ports = config.include_outbound_ports.iter().copied();
     rules.extend(ports.map(|port| redirect(vec![Match::Port(port)])));
     match &config.include_outbound_cidrs {

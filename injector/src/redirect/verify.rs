@@ -37,7 +37,9 @@ pub fn verify(config: &Config, backend: Backend) -> anyhow::Result<Report> {
     if missing.is_empty() {
         report.proven.push("every rule is there".to_owned());
     }
-    report.wrong.extend(missing.into_iter().map(|rule| format!("missing: {rule}")));
+    report
+        .wrong
+        .extend(missing.into_iter().map(|rule| format!("missing: {rule}")));
     outbound(config, Family::V4, &mut report);
     if config.ipv6 {
         outbound(config, Family::V6, &mut report);
@@ -48,12 +50,16 @@ pub fn verify(config: &Config, backend: Backend) -> anyhow::Result<Report> {
 fn outbound(config: &Config, family: Family, report: &mut Report) {
     let Some(target) = target(config, family) else {
         let name = name(family);
-        report.untried.push(format!("outbound {name}: no destination is redirected"));
+        report
+            .untried
+            .push(format!("outbound {name}: no destination is redirected"));
         return;
     };
     if let Groups::These(_) = config.include_outbound_groups {
         let name = name(family);
-        report.untried.push(format!("outbound {name}: only connections of other groups are redirected"));
+        report.untried.push(format!(
+            "outbound {name}: only connections of other groups are redirected"
+        ));
         return;
     }
     let loopback: IpAddr = match family {
@@ -66,19 +72,25 @@ fn outbound(config: &Config, family: Family, report: &mut Report) {
         // The sidecar runs already; that it answers for an address of nobody proves as much.
         Err(error) if error.kind() == ErrorKind::AddrInUse => None,
         Err(error) => {
-            report.untried.push(format!("outbound to {target}: {sidecar}: {error}"));
+            report
+                .untried
+                .push(format!("outbound to {target}: {sidecar}: {error}"));
             return;
         }
     };
     match (TcpStream::connect_timeout(&target, TIMEOUT), listener) {
         (Err(error), _) if unreachable(&error) => {
-            report.untried.push(format!("outbound to {target}: no route leads there ({error})"));
+            report.untried.push(format!(
+                "outbound to {target}: no route leads there ({error})"
+            ));
         }
         (Err(error), _) => report.wrong.push(format!(
             "outbound to {target} does not get to port {}: {error}",
             config.outbound_port
         )),
-        (Ok(_), None) => report.proven.push(format!("outbound to {target} is answered by the sidecar")),
+        (Ok(_), None) => report
+            .proven
+            .push(format!("outbound to {target} is answered by the sidecar")),
         (Ok(_stream), Some(listener)) => match accepted(&listener, family) {
             Some(original) if original == target => report.proven.push(format!(
                 "outbound to {target} gets to port {} and keeps its address",
@@ -133,7 +145,10 @@ fn target(config: &Config, family: Family) -> Option<SocketAddr> {
     };
     let free = |port: &u16| !config.exclude_outbound_ports.contains(port);
     let excluded = |address: IpAddr| {
-        config.exclude_outbound_cidrs.iter().any(|range| contains(range, address))
+        config
+            .exclude_outbound_cidrs
+            .iter()
+            .any(|range| contains(range, address))
     };
     let address = match &config.include_outbound_cidrs {
         Cidrs::All => Some(nobody),
@@ -153,7 +168,8 @@ fn target(config: &Config, family: Family) -> Option<SocketAddr> {
 
 fn contains(range: &super::Cidr, address: IpAddr) -> bool {
     let text = format!("{address}/{}", range.prefix);
-    text.parse::<super::Cidr>().is_ok_and(|other| other == *range)
+    text.parse::<super::Cidr>()
+        .is_ok_and(|other| other == *range)
 }
 
 fn name(family: Family) -> &'static str {

@@ -66,7 +66,7 @@ annotations! {
     "exclude-inbound-ports", "ports", |text, options| {
         set(&mut options.rules.exclude_inbound_ports, redirect::ports(text))
     };
-    "include-outbound-ports", "ports that are redirected whatever their address", |text, options| {
+    "include-outbound-ports", "ports, redirected also outside of the included CIDRs", |text, options| {
         set(&mut options.rules.include_outbound_ports, redirect::ports(text))
     };
     "exclude-outbound-ports", "ports", |text, options| {
@@ -89,7 +89,9 @@ annotations! {
     };
 }
 
-const LOG_LEVELS: [&str; 7] = ["trace", "debug", "info", "warning", "error", "critical", "off"];
+const LOG_LEVELS: [&str; 7] = [
+    "trace", "debug", "info", "warning", "error", "critical", "off",
+];
 
 /// What the pod's annotations make of the defaults, or everything that is wrong with them.
 pub(super) fn read(pod: &Pod<'_>, defaults: &Options) -> Result<Options, Vec<Problem>> {
@@ -209,7 +211,9 @@ fn seconds(text: &str) -> Result<u64, String> {
         return Err(wrong());
     }
     while !rest.is_empty() {
-        let digits = rest.find(|one: char| !one.is_ascii_digit()).ok_or_else(wrong)?;
+        let digits = rest
+            .find(|one: char| !one.is_ascii_digit())
+            .ok_or_else(wrong)?;
         let (count, after) = rest.split_at(digits);
         let count = count.parse::<u64>().map_err(|_| wrong())?;
         let mut units = after.chars();
@@ -260,6 +264,8 @@ fn amount(text: &str) -> Option<f64> {
 fn quantity(text: &str) -> Result<String, String> {
     match amount(text) {
         Some(amount) if amount > 0.0 => Ok(text.to_owned()),
-        _ => Err(format!("`{text}` is no quantity above 0, such as 50m or 64Mi")),
+        _ => Err(format!(
+            "`{text}` is no quantity above 0, such as 50m or 64Mi"
+        )),
     }
 }

@@ -9,9 +9,7 @@ use outrigger_mesh::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{
-    ADMIN_PORT, METRICS_PORT, Options, READY_PORT, Settings, literal, variable,
-};
+use super::{ADMIN_PORT, METRICS_PORT, Options, READY_PORT, Settings, literal, variable};
 
 const ADMIN_CLUSTER: &str = "outrigger-admin";
 
@@ -30,7 +28,12 @@ pub(super) fn text(workload: &Workload, settings: &Settings, options: &Options) 
         admin_cluster(),
         grpc_cluster(XDS_CLUSTER, &settings.control_plane),
     ];
-    clusters.extend(settings.otlp.as_ref().map(|otlp| grpc_cluster(OTLP_CLUSTER, otlp)));
+    clusters.extend(
+        settings
+            .otlp
+            .as_ref()
+            .map(|otlp| grpc_cluster(OTLP_CLUSTER, otlp)),
+    );
     let namespace = variable("OUTRIGGER_POD_NAMESPACE");
     let bootstrap = json!({
         "node": {

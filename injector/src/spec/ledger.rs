@@ -93,7 +93,9 @@ impl Ledger {
             None => self.status.annotations.push(key.to_owned()),
             Some(former) if former == *value => {}
             Some(former) => {
-                self.status.former_annotations.insert(key.to_owned(), former);
+                self.status
+                    .former_annotations
+                    .insert(key.to_owned(), former);
             }
         }
     }
@@ -217,7 +219,9 @@ pub(super) fn replace_key(
     value: Value,
 ) -> Option<Value> {
     if from == to {
-        return map.get_mut(from).map(|place| std::mem::replace(place, value));
+        return map
+            .get_mut(from)
+            .map(|place| std::mem::replace(place, value));
     }
     let place = map.keys().position(|key| key == from)?;
     let former = map.shift_remove(from)?;

@@ -140,7 +140,9 @@ fn change(pod: &Pod<'_>, origin: &Origin, settings: &Settings, options: &Options
         ));
         if let Some(init) = init {
             ledger.add_container("initContainers", 0, init);
-            ledger.change(format!("init container {INIT_CONTAINER} that redirects traffic"));
+            ledger.change(format!(
+                "init container {INIT_CONTAINER} that redirects traffic"
+            ));
         }
     } else {
         ledger.add_container("containers", 0, sidecar);
@@ -150,7 +152,9 @@ fn change(pod: &Pod<'_>, origin: &Origin, settings: &Settings, options: &Options
         if let Some(init) = init {
             // After the application's own: no proxy runs yet that could take their connections.
             ledger.add_container("initContainers", usize::MAX, init);
-            ledger.change(format!("init container {INIT_CONTAINER} that redirects traffic"));
+            ledger.change(format!(
+                "init container {INIT_CONTAINER} that redirects traffic"
+            ));
         }
     }
     for volume in sidecar::volumes() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{PORTS, POD_VOLUME, PROXY_USER, TOKEN_VOLUME};
+use super::{POD_VOLUME, PORTS, PROXY_USER, TOKEN_VOLUME};
 use crate::Problem;
 
 /// The lists of containers, in the order in which they start.
@@ -23,13 +23,17 @@ impl<'a> Pod<'a> {
     pub(crate) fn read(whole: &'a Value) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let Some(object) = whole.as_object() else {
-            return Err(vec![Problem::new("", format!("{}, not a pod", kind(whole)))]);
+            return Err(vec![Problem::new(
+                "",
+                format!("{}, not a pod", kind(whole)),
+            )]);
         };
         let metadata = map(object, "metadata", "metadata", &mut problems);
         let spec = map(object, "spec", "spec", &mut problems);
         for name in ["labels", "annotations"] {
             let path = format!("metadata.{name}");
-            let Some(words) = metadata.and_then(|metadata| map(metadata, name, &path, &mut problems))
+            let Some(words) =
+                metadata.and_then(|metadata| map(metadata, name, &path, &mut problems))
             else {
                 continue;
             };
@@ -125,7 +129,9 @@ impl<'a> Pod<'a> {
                 }
             }
             if runs_as_proxy(container.get("securityContext")) {
-                problems.push(as_proxy(&format!("spec.{list}[{index}].securityContext.runAsUser")));
+                problems.push(as_proxy(&format!(
+                    "spec.{list}[{index}].securityContext.runAsUser"
+                )));
             }
         }
         if runs_as_proxy(self.spec.get("securityContext")) {
@@ -178,7 +184,10 @@ fn map<'a>(
         None | Some(Value::Null) => None,
         Some(Value::Object(map)) => Some(map),
         Some(other) => {
-            problems.push(Problem::new(path, format!("{}, not an object", kind(other))));
+            problems.push(Problem::new(
+                path,
+                format!("{}, not an object", kind(other)),
+            ));
             None
         }
     }
@@ -196,7 +205,10 @@ fn named<'a>(
         Some(Value::Array(items)) => items,
         Some(other) => {
             let what = kind(other);
-            problems.push(Problem::new(format!("spec.{list}"), format!("{what}, not a list")));
+            problems.push(Problem::new(
+                format!("spec.{list}"),
+                format!("{what}, not a list"),
+            ));
             return 0;
         }
     };
@@ -209,7 +221,10 @@ fn named<'a>(
         match item.get("name").and_then(Value::as_str) {
             None | Some("") => problems.push(Problem::new(format!("{path}.name"), "missing")),
             Some(name) if !names.insert(name) => {
-                problems.push(Problem::new(format!("{path}.name"), format!("{name} is taken")));
+                problems.push(Problem::new(
+                    format!("{path}.name"),
+                    format!("{name} is taken"),
+                ));
             }
             Some(_) => {}
         }

@@ -44,8 +44,15 @@ pub(super) fn rewrite(pod: &Pod<'_>, ledger: &mut Ledger) -> Map<String, Value> 
                 continue;
             };
             // The API server refuses two handlers; whichever it was, it is not ours to choose.
-            if HANDLERS.iter().filter(|one| holder.contains_key(**one)).count() > 1 {
-                ledger.note(format!("{field} of {name} has two handlers and is left as it is"));
+            if HANDLERS
+                .iter()
+                .filter(|one| holder.contains_key(**one))
+                .count()
+                > 1
+            {
+                ledger.note(format!(
+                    "{field} of {name} has two handlers and is left as it is"
+                ));
                 continue;
             }
             match target(container, holder, handler) {

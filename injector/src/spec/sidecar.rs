@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    METRICS_PORT, Options, Origin, POD_VOLUME, PROXY_CONTAINER, PROXY_USER, Pod, READY_PORT, Redirect,
-    Settings, TOKEN_VOLUME, bootstrap, env, literal, metrics,
+    METRICS_PORT, Options, Origin, POD_VOLUME, PROXY_CONTAINER, PROXY_USER, Pod, READY_PORT,
+    Redirect, Settings, TOKEN_VOLUME, bootstrap, env, literal, metrics,
 };
 use crate::redirect::Mode;
 
@@ -59,7 +59,11 @@ pub(super) fn container(
 }
 
 /// Names the application's probes and metrics to the sidecar.
-pub(super) fn tell(container: &mut Value, probes: &Map<String, Value>, app_metrics: Option<&Value>) {
+pub(super) fn tell(
+    container: &mut Value,
+    probes: &Map<String, Value>,
+    app_metrics: Option<&Value>,
+) {
     let Some(variables) = container.get_mut("env").and_then(Value::as_array_mut) else {
         return;
     };

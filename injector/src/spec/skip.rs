@@ -24,8 +24,16 @@ const OTHER_WORDS: [(&str, &[&str], &str); 9] = [
     ("kuma.io/sidecar-injection", &["enabled", "true"], "Kuma"),
     ("kuma.io/sidecar-injected", &["true"], "Kuma"),
     ("consul.hashicorp.com/connect-inject", &["true"], "Consul"),
-    ("consul.hashicorp.com/connect-inject-status", &["injected"], "Consul"),
-    ("openservicemesh.io/sidecar-injection", &["enabled"], "Open Service Mesh"),
+    (
+        "consul.hashicorp.com/connect-inject-status",
+        &["injected"],
+        "Consul",
+    ),
+    (
+        "openservicemesh.io/sidecar-injection",
+        &["enabled"],
+        "Open Service Mesh",
+    ),
 ];
 
 /// Why this pod gets none, if so.
@@ -55,7 +63,9 @@ pub(super) fn reason(pod: &Pod<'_>) -> Option<String> {
         return Some("runs on Windows".to_owned());
     }
     if pod.annotation("kubernetes.io/config.mirror").is_some() {
-        return Some("mirrors a static pod of a node, which the API server cannot change".to_owned());
+        return Some(
+            "mirrors a static pod of a node, which the API server cannot change".to_owned(),
+        );
     }
     None
 }

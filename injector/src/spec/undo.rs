@@ -23,8 +23,12 @@ pub fn uninject(template: &Value) -> Result<Option<Value>, Vec<Problem>> {
         }
         return Ok(None);
     };
-    let status: Status = serde_json::from_str(books)
-        .map_err(|error| vec![Problem::new(path, format!("not what inject has written: {error}"))])?;
+    let status: Status = serde_json::from_str(books).map_err(|error| {
+        vec![Problem::new(
+            path,
+            format!("not what inject has written: {error}"),
+        )]
+    })?;
     let mut whole = template.clone();
     if let Some(pod) = whole.as_object_mut() {
         restore(pod, &status);
@@ -61,7 +65,10 @@ fn restore(pod: &mut Map<String, Value>, status: &Status) {
         }
     }
     if let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) {
-        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        if let Some(annotations) = metadata
+            .get_mut("annotations")
+            .and_then(Value::as_object_mut)
+        {
             annotations.shift_remove(STATUS);
             for key in &status.annotations {
                 annotations.shift_remove(key);
@@ -72,7 +79,11 @@ fn restore(pod: &mut Map<String, Value>, status: &Status) {
                 }
             }
         }
-        vacate(metadata, "annotations", status.was.get("metadata.annotations"));
+        vacate(
+            metadata,
+            "annotations",
+            status.was.get("metadata.annotations"),
+        );
     }
     vacate(pod, "metadata", status.was.get("metadata"));
 }
