@@ -21,6 +21,8 @@ pub(super) enum Held {
     },
     /// The knowledge that there is no such resource.
     Absent,
+    /// Its removal was in a refused response, of which the client may have taken a part.
+    Doubtful,
 }
 
 impl Held {
@@ -34,7 +36,7 @@ impl Held {
     fn version(&self) -> Option<&Arc<str>> {
         match self {
             Self::Present { version, .. } => Some(version),
-            Self::Absent => None,
+            Self::Absent | Self::Doubtful => None,
         }
     }
 }
@@ -309,11 +311,18 @@ impl Ledger {
             message,
             at: now,
         });
-        // Removals cannot be at fault beside resources: they are sent again alone. Where they
-        // cannot be, sending the whole again would only be refused again.
+        // Removals cannot be at fault beside resources: they are sent again alone, or the resource
+        // is, should it be back by then. Where they cannot be, sending the whole again would only
+        // be refused again.
         if is_whole || size == 0 {
             self.refused
                 .extend(removed.into_iter().map(|name| (name, None)));
+        } else {
+            for name in removed {
+                if let Some(held @ Held::Present { .. }) = self.held.get_mut(&name) {
+                    *held = Held::Doubtful;
+                }
+            }
         }
         if is_whole || size == 1 {
             for (name, resource) in changed {

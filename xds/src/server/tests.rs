@@ -379,6 +379,26 @@ fn a_refused_resource_is_found_and_its_neighbours_are_sent() {
     assert_eq!(seen.nack.unwrap().message, "bad: odd");
 }
 
+/// A client that takes the good part of a refused response has dropped what it removed.
+#[test]
+fn what_a_refused_response_removed_is_sent_when_it_is_back() {
+    let mut stream = stream(Form::Delta, &[(LDS, "a", "1")]);
+    send(&mut stream, Request::Delta(subscribe(&LDS, &[])));
+    let first = delta(&mut stream);
+    stream.set_snapshot(snapshot(&[(LDS, "bad", "1")]));
+    answer(&mut stream, &first, None);
+    let refused = delta(&mut stream);
+    assert_eq!(names(&refused), ["bad"]);
+    assert_eq!(refused.removed_resources, ["a"]);
+    stream.set_snapshot(snapshot(&[(LDS, "a", "1")]));
+    answer(&mut stream, &refused, Some("bad: odd"));
+    let again = delta(&mut stream);
+    assert_eq!(names(&again), ["a"]);
+    answer(&mut stream, &again, None);
+    settle(&mut stream);
+    assert!(state(&stream, &LDS).in_sync);
+}
+
 #[test]
 fn a_client_that_never_answers_does_not_hold_up_other_types_for_ever() {
     let mut stream = stream(Form::Delta, &[(CDS, "a", "1"), (RDS, "r", "1")]);
