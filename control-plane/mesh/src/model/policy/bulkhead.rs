@@ -15,7 +15,7 @@ pub struct BulkheadSpec {
     pub target_refs: Vec<TargetRef>,
     /// Requests in progress at once, of each sidecar.
     pub max_concurrent: u32,
-    /// Requests that wait for their turn; 0 is none.
+    /// Requests that wait for a place; 0 is none.
     #[serde(default)]
     pub max_queued: u32,
     /// How long they wait.
@@ -50,9 +50,9 @@ pub struct PerCaller {
     pub source_address: Option<bool>,
     /// By SPIFFE identity.
     pub identity: Option<bool>,
-    /// Requests of one caller in progress at once; without it, only turns are fair.
+    /// Requests of one caller in progress at once, even when other places are free.
     pub max_concurrent: Option<u32>,
-    /// Callers that are told apart; the rest share one place.
+    /// Callers that are told apart; the rest are one.
     pub max_tracked: Option<u32>,
 }
 

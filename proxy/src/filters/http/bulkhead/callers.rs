@@ -12,7 +12,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicU64,
+            AtomicU32, AtomicU64,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -29,6 +29,8 @@ const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
 pub(super) const OTHERS: &str = "(others)";
 /// How much of a name is kept.
 const MAX_NAME: usize = 64;
+/// Who callers without a place of their own wait as.
+const OTHERS_ID: u64 = u64::MAX;
 /// How often a doubled entry is given up for another try.
 const RETRIES: u32 = 8;
 
@@ -73,6 +75,8 @@ pub(super) struct Callers {
     names: Box<[ArcSwapOption<Name>]>,
     /// The count of callers without a place of their own.
     others: AtomicU64,
+    /// Callers with a place of their own that have requests in progress.
+    active: AtomicU32,
 }
 
 enum Found {
@@ -103,6 +107,7 @@ impl Callers {
             words: (0..places).map(|_| AtomicU64::new(0)).collect(),
             names: (0..places).map(|_| ArcSwapOption::empty()).collect(),
             others: AtomicU64::new(0),
+            active: AtomicU32::new(0),
         }
     }
 
@@ -111,6 +116,31 @@ impl Callers {
             Identity::All => 0,
             Identity::Text(bytes) => self.hasher.hash_one(bytes),
             Identity::Address(address) => self.hasher.hash_one(address),
+        }
+    }
+
+    /// Who a caller that has to wait waits as: those that find no place of their own are one.
+    pub(super) fn known_as(&self, id: u64) -> u64 {
+        match self.find(id) {
+            Found::Full if !self.words.is_empty() => OTHERS_ID,
+            Found::Own(..) | Found::Idle(..) | Found::Full => id,
+        }
+    }
+
+    /// Who a request that is counted there would have waited as.
+    pub(super) fn counted_as(&self, id: u64, place: Place) -> u64 {
+        if place == OTHERS_PLACE && !self.words.is_empty() {
+            OTHERS_ID
+        } else {
+            id
+        }
+    }
+
+    /// The name for people of one that waits.
+    pub(super) fn name_of(known_as: u64, who: Identity<'_>) -> Arc<str> {
+        match known_as {
+            OTHERS_ID => OTHERS.into(),
+            _ => who.name(),
         }
     }
 
@@ -125,6 +155,9 @@ impl Callers {
         let max = max.map_or(MAX_COUNT, |max| u64::from(max).min(MAX_COUNT));
         let tag = tag_of(id);
         let mut retries = 0;
+        if id == OTHERS_ID {
+            return self.acquire_other(max);
+        }
         loop {
             let (index, word, next) = match self.find(id) {
                 Found::Own(_, word) if count_of(word) >= max => return None,
@@ -146,9 +179,13 @@ impl Callers {
             if count_of(next) == 1 {
                 if retries < RETRIES && self.is_doubled(id, index) {
                     retries += 1;
-                    place.fetch_sub(1, SeqCst);
+                    if count_of(place.fetch_sub(1, SeqCst)) > 1 {
+                        // Another request of it stays here.
+                        self.active.fetch_add(1, SeqCst);
+                    }
                     continue;
                 }
+                self.active.fetch_add(1, SeqCst);
                 self.note_name(index, tag, name);
             }
             return Some(Place(u32::try_from(index).unwrap_or(u32::MAX)));
@@ -163,12 +200,33 @@ impl Callers {
     }
 
     pub(super) fn release(&self, place: Place) {
-        let word = self.words.get(place.0 as usize).unwrap_or(&self.others);
-        word.fetch_sub(1, SeqCst);
+        match self.words.get(place.0 as usize) {
+            None => {
+                self.others.fetch_sub(1, SeqCst);
+            }
+            Some(word) if count_of(word.fetch_sub(1, SeqCst)) == 1 => {
+                self.active.fetch_sub(1, SeqCst);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Whether a caller has an equal share of so many places, or more, among all that have any. Where
+    /// callers are not told apart, it always has.
+    pub(super) fn has_share(&self, id: u64, places: u32) -> bool {
+        if self.words.is_empty() {
+            return true;
+        }
+        let others = u64::from(self.others.load(Relaxed) > 0);
+        let active = u64::from(self.active.load(Relaxed)) + others;
+        self.count(id).saturating_mul(active) >= u64::from(places)
     }
 
     /// How many requests of a caller are in progress, as far as it has a place of its own.
     pub(super) fn count(&self, id: u64) -> u64 {
+        if id == OTHERS_ID {
+            return self.others.load(SeqCst);
+        }
         match self.find(id) {
             Found::Own(_, word) => count_of(word),
             Found::Idle(..) => 0,

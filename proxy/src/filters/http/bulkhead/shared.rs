@@ -3,6 +3,10 @@
 //! While there are free places and nobody waits, entering and leaving change atomics only. The queue
 //! has a lock, which is taken when a request has to wait, gives up waiting, or leaves while others wait.
 //!
+//! Places that become free together are taken together while somebody waits, and so become free
+//! together again; between two such moments more requests of callers below their share may come than
+//! the queue holds. So while such have to wait, some places stay free for them: the reserve.
+//!
 //! No wake-up is lost: who is about to wait counts itself in `queued` before it looks for a free place,
 //! and who leaves gives its place back before it looks at `queued`; both orders are total, so that one
 //! of the two sees the other.
@@ -24,12 +28,17 @@ use tokio::sync::oneshot;
 use super::{
     callers::{Callers, Identity, Place},
     config::Limits,
-    queue::{Pushed, Queue, Ticket},
+    queue::{Asks, Pushed, Queue, Ticket},
 };
 use crate::{
     telemetry::stats::{Counter, Gauge, Registry},
     worker::Timer,
 };
+
+/// A place in the reserve.
+const UNIT: u32 = 64;
+/// One of so many places can be in the reserve.
+const RESERVE: u32 = 16;
 
 /// A bulkhead at run time.
 #[derive(Debug)]
@@ -38,6 +47,8 @@ pub struct Bulkhead {
     limits: ArcSwap<Limits>,
     in_use: Counted,
     queued: Counted,
+    /// Places that callers with their share leave free, in fractions of [`UNIT`].
+    reserve: Counted,
     callers: Callers,
     queue: Mutex<Queue<oneshot::Sender<Outcome>>>,
     stats: Stats,
@@ -69,7 +80,15 @@ enum Outcome {
 
 /// A request's place; given back when this is dropped.
 #[derive(Debug)]
-pub struct Permit(Option<(Arc<Bulkhead>, Place)>);
+pub struct Permit(Option<Held>);
+
+#[derive(Debug)]
+struct Held {
+    bulkhead: Arc<Bulkhead>,
+    place: Place,
+    /// Who the queue knows its caller as.
+    caller: u64,
+}
 
 /// The latest refusal.
 #[derive(Clone, Debug)]
@@ -122,6 +141,7 @@ impl Bulkhead {
             name: Arc::clone(name),
             in_use: Counted::default(),
             queued: Counted::default(),
+            reserve: Counted::default(),
             callers: Callers::new(limits.max_tracked_callers),
             queue: Mutex::default(),
             stats: Stats {
@@ -184,19 +204,33 @@ impl Bulkhead {
         let mut queue = self.lock();
         // Who waits already goes first; the rest of them cannot go on whatever happens here.
         self.dispatch(&mut queue);
-        if self.take_place(limits) {
+        let has_share = self.callers.has_share(id, limits.max_concurrent);
+        let is_held_back = has_share && self.keeps_last_places(limits, self.in_use.0.load(SeqCst));
+        if !is_held_back && self.take_place(limits) {
             let place = self
                 .callers
                 .acquire(id, limits.max_concurrent_per_caller, || who.name());
             if let Some(place) = place {
+                if !has_share {
+                    self.reserve_less(UNIT);
+                }
                 self.queued.0.fetch_sub(1, SeqCst);
-                return Entry::Admitted(self.permit(place));
+                return Entry::Admitted(self.permit(id, place));
             }
             self.in_use.0.fetch_sub(1, SeqCst);
+        } else if !has_share {
+            self.reserve_more(limits);
         }
         let (sender, receiver) = oneshot::channel();
         let max = limits.max_queued as usize;
-        let ticket = match queue.push(id, || who.name(), lane, sender, max) {
+        let caller = self.callers.known_as(id);
+        let asks = Asks {
+            caller,
+            in_progress: self.callers.count(caller),
+            lane,
+        };
+        let name = || Callers::name_of(caller, who);
+        let ticket = match queue.push(asks, name, sender, max) {
             Pushed::Waits(ticket) => {
                 self.stats.queued.inc();
                 ticket
@@ -221,6 +255,12 @@ impl Bulkhead {
 
     /// A place if there is one, without asking who waits.
     fn try_place(self: &Arc<Self>, limits: &Limits, id: u64, who: Identity<'_>) -> Option<Permit> {
+        let has_reserve = self.reserve.0.load(Relaxed) > 0;
+        let lacks_share = has_reserve && !self.callers.has_share(id, limits.max_concurrent);
+        if has_reserve && !lacks_share && self.keeps_last_places(limits, self.in_use.0.load(SeqCst))
+        {
+            return None;
+        }
         if !self.take_place(limits) {
             return None;
         }
@@ -228,12 +268,39 @@ impl Bulkhead {
             .callers
             .acquire(id, limits.max_concurrent_per_caller, || who.name());
         match place {
-            Some(place) => Some(self.permit(place)),
+            Some(place) => {
+                if lacks_share {
+                    self.reserve_less(UNIT);
+                }
+                Some(self.permit(id, place))
+            }
             None => {
-                self.give_back();
+                self.give_back(None);
                 None
             }
         }
+    }
+
+    /// Whether a caller that has its share must leave what is free, with so many in use.
+    fn keeps_last_places(&self, limits: &Limits, in_use: u32) -> bool {
+        let reserve = self.reserve.0.load(Relaxed).div_ceil(UNIT);
+        let reserve = reserve.min(limits.max_concurrent.div_ceil(RESERVE));
+        reserve > 0 && in_use.saturating_add(reserve) >= limits.max_concurrent
+    }
+
+    /// A caller without its share has to wait.
+    fn reserve_more(&self, limits: &Limits) {
+        let max = limits.max_concurrent.div_ceil(RESERVE).saturating_mul(UNIT);
+        let more = |reserve: u32| Some(reserve.saturating_add(UNIT).min(max));
+        // It is never refused.
+        let _before = self.reserve.0.fetch_update(Relaxed, Relaxed, more);
+    }
+
+    /// A caller without its share did not have to wait, or what stayed free was of no use.
+    fn reserve_less(&self, by: u32) {
+        let less = |reserve: u32| (reserve > 0).then(|| reserve.saturating_sub(by));
+        // Refused when there is nothing to take.
+        let _before = self.reserve.0.fetch_update(Relaxed, Relaxed, less);
     }
 
     fn take_place(&self, limits: &Limits) -> bool {
@@ -245,17 +312,25 @@ impl Bulkhead {
             .is_ok()
     }
 
-    fn permit(self: &Arc<Self>, place: Place) -> Permit {
+    fn permit(self: &Arc<Self>, id: u64, place: Place) -> Permit {
         self.stats.active.inc();
         self.stats.admitted.inc();
-        Permit(Some((Arc::clone(self), place)))
+        Permit(Some(Held {
+            bulkhead: Arc::clone(self),
+            caller: self.callers.counted_as(id, place),
+            place,
+        }))
     }
 
-    /// Gives a place back; hands it on if somebody waits.
-    fn give_back(self: &Arc<Self>) {
+    /// Gives a place back, of this caller, if it was one's; hands it on if somebody waits.
+    fn give_back(self: &Arc<Self>, caller: Option<u64>) {
         self.in_use.0.fetch_sub(1, SeqCst);
         if self.queued.0.load(SeqCst) > 0 {
-            self.dispatch(&mut self.lock());
+            let mut queue = self.lock();
+            if let Some(caller) = caller {
+                queue.recount(caller, self.callers.count(caller));
+            }
+            self.dispatch(&mut queue);
         }
     }
 
@@ -267,18 +342,35 @@ impl Bulkhead {
         let limits = self.limits.load();
         let max = limits.max_concurrent_per_caller;
         while !queue.is_empty() && self.take_place(&limits) {
-            let next = queue.pop(|id, name| self.callers.acquire(id, max, || Arc::clone(name)));
-            let Some((sender, place)) = next else {
+            let in_use = self.in_use.0.load(SeqCst).saturating_sub(1);
+            let keeps_last = self.keeps_last_places(&limits, in_use);
+            let mut is_held_back = false;
+            let next = queue.pop(
+                |id| self.callers.count(id),
+                |id, name| {
+                    if keeps_last && self.callers.has_share(id, limits.max_concurrent) {
+                        is_held_back = true;
+                        return None;
+                    }
+                    let place = self.callers.acquire(id, max, || Arc::clone(name))?;
+                    Some((id, place))
+                },
+            );
+            let Some((sender, (id, place))) = next else {
                 // All that wait are of callers that have as many as they may.
                 self.in_use.0.fetch_sub(1, SeqCst);
+                if is_held_back {
+                    self.reserve_less(1);
+                }
                 return;
             };
             self.queued.0.fetch_sub(1, SeqCst);
             self.stats.queued.dec();
-            if let Err(Outcome::Granted(permit)) = sender.send(Outcome::Granted(self.permit(place)))
-            {
+            let granted = Outcome::Granted(self.permit(id, place));
+            if let Err(Outcome::Granted(permit)) = sender.send(granted) {
                 // Nobody takes it, and dropping it would want the lock that is held here.
                 permit.release_quietly();
+                queue.recount(id, self.callers.count(id));
             }
         }
     }
@@ -359,21 +451,26 @@ impl Bulkhead {
 impl Permit {
     /// Gives the place back without handing it on.
     fn release_quietly(mut self) {
-        if let Some((bulkhead, place)) = self.0.take() {
-            bulkhead.stats.active.dec();
-            bulkhead.callers.release(place);
-            bulkhead.in_use.0.fetch_sub(1, SeqCst);
+        if let Some(held) = self.0.take() {
+            held.uncount();
+            held.bulkhead.in_use.0.fetch_sub(1, SeqCst);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((bulkhead, place)) = self.0.take() {
-            bulkhead.stats.active.dec();
-            bulkhead.callers.release(place);
-            bulkhead.give_back();
+        if let Some(held) = self.0.take() {
+            held.uncount();
+            held.bulkhead.give_back(Some(held.caller));
         }
+    }
+}
+
+impl Held {
+    fn uncount(&self) {
+        self.bulkhead.stats.active.dec();
+        self.bulkhead.callers.release(self.place);
     }
 }
 

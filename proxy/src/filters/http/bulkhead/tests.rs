@@ -1,5 +1,6 @@
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
     future::Future,
     pin::Pin,
     sync::{
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use super::{
     callers::{Callers, Identity, OTHERS},
     config::{Config, Key, Limits, RouteConfig},
-    queue::{Pushed, Queue},
+    queue::{Asks, Pushed, Queue},
     registry::Bulkheads,
     shared::{Bulkhead, Entry, GaveUp, Permit, Waiting},
 };
@@ -93,11 +94,18 @@ mod queue {
         value: &'static str,
         max: usize,
     ) -> Pushed<&'static str> {
-        queue.push(caller, || caller.to_string().into(), lane, value, max)
+        let asks = Asks {
+            caller,
+            in_progress: 0,
+            lane,
+        };
+        queue.push(asks, || caller.to_string().into(), value, max)
     }
 
+    /// With nothing in progress.
     fn pop_all(queue: &mut Queue<&'static str>) -> Vec<&'static str> {
-        std::iter::from_fn(|| queue.pop(|_, _| Some(())).map(|(value, ())| value)).collect()
+        let next = || queue.pop(|_| 0, |_, _| Some(())).map(|(value, ())| value);
+        std::iter::from_fn(next).collect()
     }
 
     #[test]
@@ -125,15 +133,53 @@ mod queue {
     }
 
     #[test]
+    fn who_has_fewest_in_progress_is_next() {
+        let mut queue = Queue::default();
+        for (caller, lane, value) in [
+            (1, 0, "a1"),
+            (1, 0, "a2"),
+            (2, 0, "b1"),
+            (2, 0, "b2"),
+            (3, 0, "c1"),
+            (4, 1, "d1"),
+        ] {
+            push(&mut queue, caller, lane, value, 10);
+        }
+        let in_progress = RefCell::new(HashMap::from([(1, 3), (2, 1), (3, 2), (4, 0)]));
+        for (caller, count) in in_progress.borrow().iter() {
+            queue.recount(*caller, *count);
+        }
+        let count = |id: u64| in_progress.borrow()[&id];
+        let grant = |id: u64, _: &Arc<str>| {
+            *in_progress.borrow_mut().get_mut(&id).unwrap() += 1;
+            Some(id)
+        };
+        // Each that goes on counts; two that have equally many have turns.
+        assert_eq!(queue.pop(count, grant), Some(("b1", 2)));
+        assert_eq!(queue.pop(count, grant), Some(("c1", 3)));
+        // What ends counts as soon as it is told, and what began without being told when it would be next.
+        in_progress.borrow_mut().insert(1, 1);
+        queue.recount(1, 1);
+        assert_eq!(queue.pop(count, grant), Some(("a1", 1)));
+        in_progress.borrow_mut().insert(1, 9);
+        assert_eq!(queue.pop(count, grant), Some(("b2", 2)));
+        assert_eq!(queue.pop(count, grant), Some(("a2", 1)));
+        // Lanes come before all this.
+        assert_eq!(queue.pop(count, grant), Some(("d1", 4)));
+        assert_eq!(queue.pop(count, grant), None);
+        assert!(queue.is_empty() && queue.top(9).is_empty());
+    }
+
+    #[test]
     fn callers_that_may_not_go_on_are_passed_over_and_keep_their_turn() {
         let mut queue = Queue::default();
         for (caller, value) in [(1, "a1"), (2, "b1"), (2, "b2")] {
             push(&mut queue, caller, 0, value, 10);
         }
         let only_two = |id: u64, _: &Arc<str>| (id == 2).then_some(());
-        assert_eq!(queue.pop(only_two).unwrap().0, "b1");
-        assert_eq!(queue.pop(only_two).unwrap().0, "b2");
-        assert!(queue.pop(only_two).is_none());
+        assert_eq!(queue.pop(|_| 0, only_two).unwrap().0, "b1");
+        assert_eq!(queue.pop(|_| 0, only_two).unwrap().0, "b2");
+        assert!(queue.pop(|_| 0, only_two).is_none());
         assert_eq!(pop_all(&mut queue), ["a1"]);
     }
 
@@ -169,6 +215,23 @@ mod queue {
         ));
         assert_eq!(queue.len(), 6);
         assert_eq!(pop_all(&mut queue), ["a1", "b1", "c0", "a2", "c1", "c2"]);
+    }
+
+    #[test]
+    fn of_equally_many_the_one_with_more_in_progress_loses() {
+        let mut queue = Queue::default();
+        push(&mut queue, 1, 0, "a1", 2);
+        push(&mut queue, 2, 0, "b1", 2);
+        queue.recount(1, 7);
+        assert!(matches!(
+            push(&mut queue, 3, 0, "c1", 2),
+            Pushed::Displaced(_, "a1")
+        ));
+        assert!(matches!(
+            push(&mut queue, 4, 0, "d1", 2),
+            Pushed::Refused("d1")
+        ));
+        assert_eq!(pop_all(&mut queue), ["b1", "c1"]);
     }
 
     #[test]
@@ -422,6 +485,131 @@ fn a_caller_at_ten_times_its_share_takes_nothing_from_the_others() {
     );
 }
 
+/// What became of the requests of one caller.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    asked: u32,
+    served: u32,
+    lost: u32,
+}
+
+/// Requests at random moments, in virtual microseconds: those of each caller are independent of
+/// one another, as of many clients.
+struct Arrivals {
+    next: Vec<(f64, f64)>,
+    random: u64,
+}
+
+impl Arrivals {
+    /// So many requests a second of each caller.
+    fn new(rates: &[f64]) -> Self {
+        let mut arrivals = Self {
+            next: rates.iter().map(|rate| (0.0, 1e6 / rate)).collect(),
+            random: 0x9e37_79b9_7f4a_7c15,
+        };
+        for who in 0..rates.len() {
+            arrivals.draw(who);
+        }
+        arrivals
+    }
+
+    fn draw(&mut self, who: usize) {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let unit = ((self.random >> 11) as f64 + 1.0) / (1_u64 << 53) as f64;
+        let (at, mean) = &mut self.next[who];
+        *at -= unit.ln() * *mean;
+    }
+
+    /// The next request: when, and of whom.
+    fn take(&mut self) -> (u64, usize) {
+        let all = self.next.iter().enumerate();
+        let (who, (at, _)) = all.min_by(|(_, a), (_, b)| a.0.total_cmp(&b.0)).unwrap();
+        let at = *at as u64;
+        self.draw(who);
+        (at, who)
+    }
+}
+
+/// A bulkhead of 100 with a queue of 50 before something that takes 50 ms, which can do 2,000 requests a second.
+/// Five callers ask for 0.9 of a sixth of that, at random; one for ten times a sixth.
+#[test]
+fn callers_below_their_share_lose_nothing_to_one_far_above_it() {
+    const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "noisy"];
+    const NOISY: usize = 5;
+    const SERVICE: u64 = 50_000;
+    const PATIENCE: u64 = 100_000;
+    const END: u64 = 20_000_000;
+    let share = 2000.0 / 6.0;
+    let mut rates = [share * 0.9; 6];
+    rates[NOISY] = share * 10.0;
+    let mut arrivals = Arrivals::new(&rates);
+    let bulkhead = bulkhead(Limits {
+        // Patience is of this test's clock.
+        queue_timeout: Duration::from_secs(3600),
+        ..limits(100, 50)
+    });
+    let mut tally = [Tally::default(); 6];
+    let mut running: VecDeque<(u64, Permit)> = VecDeque::new();
+    let mut waits: Vec<(usize, u64, Wait)> = Vec::new();
+    run(async {
+        // What waits no longer: goes on from `now`, or is refused.
+        let settle = |now: u64, waits: &mut Vec<(usize, u64, Wait)>, tally: &mut [Tally; 6]| {
+            let mut begun = Vec::new();
+            waits.retain_mut(|(who, since, wait)| match poll(wait) {
+                Poll::Ready(Ok(permit)) => {
+                    tally[*who].served += 1;
+                    begun.push((now + SERVICE, permit));
+                    false
+                }
+                Poll::Ready(Err(_)) => {
+                    tally[*who].lost += 1;
+                    false
+                }
+                Poll::Pending if *since + PATIENCE < now => {
+                    tally[*who].lost += 1;
+                    false
+                }
+                Poll::Pending => true,
+            });
+            begun
+        };
+        loop {
+            // Else the runtime thinks that the test takes more than its share.
+            tokio::task::yield_now().await;
+            let (now, who) = arrivals.take();
+            while running.front().is_some_and(|(end, _)| *end <= now) {
+                let (end, permit) = running.pop_front().unwrap();
+                drop(permit);
+                running.extend(settle(end, &mut waits, &mut tally));
+            }
+            if now > END {
+                break;
+            }
+            tally[who].asked += 1;
+            match bulkhead.enter(caller(NAMES[who]), 0) {
+                Entry::Admitted(permit) => {
+                    tally[who].served += 1;
+                    running.push_back((now + SERVICE, permit));
+                }
+                Entry::Waits(waiting) => waits.push((who, now, wait(waiting))),
+                Entry::Refused => tally[who].lost += 1,
+            }
+            running.extend(settle(now, &mut waits, &mut tally));
+        }
+    });
+    let (quiet, noisy) = tally.split_at(NOISY);
+    for one in quiet {
+        assert!(one.asked > 5000, "{tally:?}");
+        assert!(one.lost * 200 <= one.asked, "{tally:?}");
+    }
+    // The rest is the noisy caller's: next to nothing stays free.
+    let all: u32 = tally.iter().map(|one| one.served).sum();
+    assert!(all >= 39_600, "{all} of 40000: {tally:?}");
+    assert!(noisy[0].served > 9000, "{tally:?}");
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Enter(usize, u8),
@@ -496,8 +684,14 @@ proptest! {
                     prop_assert!(own_max.is_none_or(|max| of(who) <= max as usize));
                 }
                 if held.len() < max as usize && !may_exceed {
+                    let active = (0..NAMES.len()).filter(|who| of(*who) > 0).count();
+                    let is_last = held.len() + max.div_ceil(16) as usize >= max as usize;
                     for (who, _) in &waits {
-                        prop_assert_eq!(Some(of(*who) as u32), own_max);
+                        let has_share = of(*who) * active >= max as usize;
+                        prop_assert!(
+                            Some(of(*who) as u32) == own_max || (has_share && is_last),
+                            "{} waits with {} of {} in use", who, held.len(), max
+                        );
                     }
                 }
             }
