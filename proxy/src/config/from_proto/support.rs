@@ -176,9 +176,14 @@ mod tests {
             .collect::<Vec<_>>();
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut checked = 0;
-        for folder in ["config/from_proto", "convert"] {
-            for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+        let mut folders = vec![root];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
                 if path.extension().is_none_or(|extension| extension != "rs")
                     || path.ends_with("support.rs")
                 {
