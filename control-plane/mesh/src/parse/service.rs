@@ -13,6 +13,16 @@ use crate::model::{AppProtocol, Service, ServicePort};
 pub(super) fn read(value: Value, checks: &mut Checks) -> Option<Service> {
     let object: v1::Service = value::typed(value, checks)?;
     let id = metadata::read(&object.metadata, checks)?;
+    // It becomes one label of host names: with a dot in it, two services could have the same one.
+    if !metadata::is_label(&id.name) {
+        checks.error(
+            "metadata.name",
+            format!(
+                "'{}' is not a valid name of a Service: use at most 63 lower case letters, digits and '-'",
+                id.name
+            ),
+        );
+    }
     let Some(spec) = object.spec else {
         checks.error("spec", "missing");
         return None;

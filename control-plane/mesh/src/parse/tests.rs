@@ -194,6 +194,14 @@ fn services_and_addresses_are_checked() {
             "metadata.name: 'A_b' is not valid: use lower case letters, digits, '-' and '.'",
         ),
         (
+            "{apiVersion: v1, kind: Service, metadata: {name: web.shop}, spec: {ports: [{port: 1}]}}",
+            "metadata.name: 'web.shop' is not a valid name of a Service: use at most 63 lower case letters, digits and '-'",
+        ),
+        (
+            "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: b.c}, spec: {ports: [{port: 1}]}}",
+            "metadata.namespace: 'b.c' is not a valid namespace name",
+        ),
+        (
             "{apiVersion: outrigger.dev/v1alpha1, kind: ServiceAddresses, metadata: {name: a}, spec: {addresses: [localhost:80]}}",
             "spec.addresses[0]: 'localhost:80' is not an IP address with a port, such as 10.0.0.7:8080",
         ),

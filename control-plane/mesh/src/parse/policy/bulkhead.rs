@@ -18,6 +18,8 @@ impl Check for BulkheadSpec {
             side,
         } = self;
         at_least_one(Some(*max_concurrent), "spec.maxConcurrent", checks);
+        // As many as the proxy takes.
+        within(Some(*max_queued), (0, 65_536), "spec.maxQueued", checks);
         positive(*queue_timeout, "spec.queueTimeout", checks);
         for (set, field) in [
             (queue_timeout.is_some(), "queueTimeout"),

@@ -114,6 +114,10 @@ fn traffic_policies_are_checked() {
             "spec.outlierDetection.maxEjectionTime: shorter than baseEjectionTime",
         ),
         (
+            "outlierDetection: {maxEjectionTime: 29s}",
+            "spec.outlierDetection.maxEjectionTime: shorter than baseEjectionTime, which is 30s unless set",
+        ),
+        (
             "loadBalancer: {type: roundRobin, choices: 3}",
             "spec.loadBalancer.choices: choices does not belong to this type",
         ),
@@ -162,6 +166,10 @@ fn traffic_policies_are_checked() {
         (
             "retries: {backoff: {base: 1s, max: 10ms}}",
             "spec.retries.backoff.max: shorter than base",
+        ),
+        (
+            "retries: {budget: {interval: 61m}}",
+            "spec.retries.budget.interval: longer than 1h",
         ),
         (
             "retries: {budget: {percent: 120}}",
@@ -236,6 +244,11 @@ fn bulkheads_are_checked() {
             "service",
             "maxConcurrent: 5\nperCaller: {identity: true}",
             "spec.perCaller.identity: not supported yet: callers have no identity without mutual TLS",
+        ),
+        (
+            "service",
+            "maxConcurrent: 5\nmaxQueued: 65537",
+            "spec.maxQueued: 65537 is not in 0..65536",
         ),
         (
             "service",

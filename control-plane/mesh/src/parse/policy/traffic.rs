@@ -1,5 +1,7 @@
 //! `TrafficPolicy`.
 
+use std::time::Duration;
+
 use super::{Check, at_least_one, bounded, has_target, header_name, positive, within};
 use crate::{
     model::policy::{
@@ -38,6 +40,11 @@ const UNUSABLE: [(&str, &str); 3] = [
     ("retriable-headers", "write a condition or a status code"),
     ("http3-post-connect-failure", "there is no HTTP/3 here"),
 ];
+
+/// The longest interval of a budget.
+const LONGEST_BUDGET: Duration = Duration::from_hours(1);
+/// Envoy's default.
+const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
 
 impl Check for TrafficSpec {
     fn check(&self, checks: &mut Checks) {
@@ -204,10 +211,13 @@ fn check_outlier_detection(outlier: &OutlierDetection, checks: &mut Checks) {
         &at("maxEjectionPercent"),
         checks,
     );
-    if let (Some(base), Some(max)) = (base_ejection_time, max_ejection_time)
-        && base > max
-    {
-        checks.error(at("maxEjectionTime"), "shorter than baseEjectionTime");
+    let base = base_ejection_time.map_or(BASE_EJECTION_TIME, |base| base.0);
+    if max_ejection_time.is_some_and(|max| max.0 < base) {
+        let message = match base_ejection_time {
+            Some(_) => "shorter than baseEjectionTime",
+            None => "shorter than baseEjectionTime, which is 30s unless set",
+        };
+        checks.error(at("maxEjectionTime"), message);
     }
     if let Some(SuccessRate {
         minimum_hosts: _,
@@ -464,6 +474,9 @@ fn check_retries(retries: &Retries, checks: &mut Checks) {
         interval,
     }) = budget
     {
-        bounded(*interval, "spec.retries.budget.interval", checks);
+        // What the proxy counts in.
+        if interval.is_some_and(|interval| interval.0 > LONGEST_BUDGET) {
+            checks.error("spec.retries.budget.interval", "longer than 1h");
+        }
     }
 }
