@@ -15,6 +15,7 @@ static TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeou
 static TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 static ALT_RESPONSE: HeaderName =
     HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
+static ALT_STAT_NAME: HeaderName = HeaderName::from_static("x-envoy-upstream-alt-stat-name");
 static EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -23,7 +24,7 @@ static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(super) fn has_controls(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
         name.as_str().strip_prefix("x-envoy-").is_some_and(|rest| {
-            ["upstream-rq-", "retr", "max-retries", "hedge-on-"]
+            ["upstream-", "retr", "max-retries", "hedge-on-"]
                 .iter()
                 .any(|start| rest.starts_with(start))
         })
@@ -73,6 +74,8 @@ impl Limits {
                 per_try = Some(Duration::from_millis(millis));
             }
             alt_response = headers.remove(&ALT_RESPONSE).is_some();
+            // Envoy counts under this name too. It must not go on to the upstream there either.
+            headers.remove(&ALT_STAT_NAME);
         }
         let global = (!timeout.is_zero()).then_some(timeout);
         Self {
