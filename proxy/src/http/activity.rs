@@ -150,22 +150,27 @@ impl Expiry {
                 StatusCode::REQUEST_TIMEOUT,
                 "request header timeout",
                 self.details(),
-            ),
+            )
+            .with_reason("the head did not come within request_headers_timeout"),
             Self::Request => LocalReply::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "request timeout",
                 self.details(),
-            ),
+            )
+            .with_reason("the request did not come within request_timeout"),
             Self::Idle => LocalReply::new(status, "stream timeout", self.details())
-                .with_flags(ResponseFlags::STREAM_IDLE_TIMEOUT),
+                .with_flags(ResponseFlags::STREAM_IDLE_TIMEOUT)
+                .with_reason("nothing moved for the stream's idle timeout"),
             Self::MaxDuration => {
                 // DEADLINE_EXCEEDED
                 LocalReply::new(status, "downstream duration timeout", self.details())
                     .with_grpc_status(4)
+                    .with_reason("the stream's max_stream_duration is over")
             }
             Self::Response(late) => {
                 LocalReply::new(status, "upstream request timeout", late.details)
                     .with_flags(late.flags)
+                    .with_reason("the route's timeout is over")
             }
         }
     }

@@ -107,7 +107,8 @@ pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
                     End::Local
                 };
             }
-            let reply = strict::parse_failure(&error, &cx.watch);
+            let config = &cx.listener.hcm.config;
+            let reply = strict::parse_failure(&error, &cx.watch, config);
             refuse(connection, cx, reply, &mut timer).await
         }
         Stop::Expired(expiry) => refuse(connection, cx, expiry.reply(false), &mut timer).await,

@@ -218,7 +218,8 @@ impl Stream {
         cx.record(&parts);
         if is_upgrade && parts.method != Method::CONNECT {
             hcm.stats.rq_ws_on_non_ws_route.inc();
-            return Err(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"));
+            return Err(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed")
+                .with_reason("the upgrade is not enabled here (upgrade_configs)"));
         }
 
         // 4. Filters, in order; any may answer.

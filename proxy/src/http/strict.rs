@@ -15,6 +15,7 @@ use crate::{
 /// Headers that a `connection` header may nominate for removal.
 const MAX_NOMINATED: usize = 10;
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const ODD_HOST: &str = "host with characters that none has";
 
 /// Checks an HTTP/1 head and brings it into the normal form (`host` header, path and query).
 ///
@@ -28,7 +29,11 @@ pub fn check_http1(
 ) -> Result<(), LocalReply> {
     let options = &config.http1;
     if parts.version != Version::HTTP_11 && !options.accept_http_10 {
-        return Err(refuse(StatusCode::UPGRADE_REQUIRED, "low_version"));
+        return Err(refuse(
+            StatusCode::UPGRADE_REQUIRED,
+            "low_version",
+            "HTTP/1.0 is not enabled (accept_http_10)",
+        ));
     }
     if seen.transfer_encoding {
         let mut values = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
@@ -39,17 +44,25 @@ pub fn check_http1(
             return Err(refuse(
                 StatusCode::NOT_IMPLEMENTED,
                 "http1.invalid_transfer_encoding",
+                "transfer-encoding is not chunked alone",
             ));
         }
         if watch.has_both_lengths() && !options.allow_chunked_length {
             return Err(refuse(
                 StatusCode::BAD_REQUEST,
                 "http1.content_length_and_chunked_not_allowed",
+                "content-length beside transfer-encoding",
             ));
         }
     }
-    if watch.has_repeated_length() || !is_known_method(&parts.method) {
-        return Err(refuse(StatusCode::BAD_REQUEST, "http1.codec_error"));
+    for (is_wrong, reason) in [
+        (watch.has_repeated_length(), "content-length more than once"),
+        (!is_known_method(&parts.method), "unknown method"),
+    ] {
+        if is_wrong {
+            let details = "http1.codec_error";
+            return Err(refuse(StatusCode::BAD_REQUEST, details, reason));
+        }
     }
     check_names(
         &mut parts.headers,
@@ -80,8 +93,10 @@ pub fn check_http2(
         "http2.too_many_headers",
     )?;
     if let Some(authority) = parts.uri.authority() {
-        let host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| refuse(StatusCode::BAD_REQUEST, "http.invalid_authority"))?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| {
+            let details = "http.invalid_authority";
+            refuse(StatusCode::BAD_REQUEST, details, ODD_HOST)
+        })?;
         parts.headers.insert(header::HOST, host);
     }
     if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
@@ -94,21 +109,26 @@ pub fn check_http2(
         return Err(refuse(
             StatusCode::BAD_REQUEST,
             "http2.invalid.header.field",
+            "path with characters outside of ASCII",
         ));
     }
     check_host(&parts.headers, "http.invalid_authority")
 }
 
-fn refuse(status: StatusCode, details: &'static str) -> LocalReply {
+fn refuse(status: StatusCode, details: &'static str, reason: impl Into<Box<str>>) -> LocalReply {
     let body = status.canonical_reason().unwrap_or_default();
-    let mut reply = LocalReply::new(status, body, details);
-    reply.flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
-    reply
+    LocalReply::new(status, body, details)
+        .with_flags(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+        .with_reason(reason)
 }
 
 /// The reply to a head that the HTTP/1 parser did not take.
 #[must_use]
-pub fn parse_failure(error: &hyper::Error, watch: &IoWatch) -> LocalReply {
+pub fn parse_failure(
+    error: &hyper::Error,
+    watch: &IoWatch,
+    config: &HttpConnectionManager,
+) -> LocalReply {
     let (status, details) = if format!("{error:?}").contains("Version") {
         // There is no other way to ask hyper.
         (StatusCode::UPGRADE_REQUIRED, "low_version")
@@ -131,13 +151,23 @@ pub fn parse_failure(error: &hyper::Error, watch: &IoWatch) -> LocalReply {
     } else {
         (StatusCode::BAD_REQUEST, "http1.codec_error")
     };
-    refuse(status, details)
+    let reason = match status {
+        StatusCode::UPGRADE_REQUIRED => "the version is not HTTP/1.1".into(),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => format!(
+            "the head is over max_request_headers_kb={} or max_headers_count={}",
+            config.max_request_headers_kb, config.max_headers_count
+        ),
+        StatusCode::NOT_IMPLEMENTED => "transfer-encoding does not end in chunked".into(),
+        _ => "the head is not valid HTTP/1".into(),
+    };
+    refuse(status, details, reason)
 }
 
 /// The reply to a request whose body broke the protocol.
 #[must_use]
 pub fn body_failure() -> LocalReply {
-    refuse(StatusCode::BAD_REQUEST, "http1.codec_error")
+    let reason = "the body breaks the protocol: its length or its chunks";
+    refuse(StatusCode::BAD_REQUEST, "http1.codec_error", reason)
 }
 
 /// The methods that Envoy knows.
@@ -194,6 +224,7 @@ fn check_names(
         return Err(refuse(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             too_many,
+            format!("more than max_headers_count={}", config.max_headers_count),
         ));
     }
     if config.headers_with_underscores == UnderscoreAction::Allow {
@@ -205,7 +236,8 @@ fn check_names(
         .cloned()
         .collect();
     if config.headers_with_underscores == UnderscoreAction::RejectRequest && !odd.is_empty() {
-        return Err(refuse(StatusCode::BAD_REQUEST, underscore));
+        let reason = "a header's name has an underscore (headers_with_underscores_action)";
+        return Err(refuse(StatusCode::BAD_REQUEST, underscore, reason));
     }
     for name in odd {
         headers.remove(name);
@@ -216,7 +248,11 @@ fn check_names(
 /// Removes the headers that `connection` nominates; refuses nominations that would change what the
 /// request means to the next hop.
 fn remove_nominated(headers: &mut HeaderMap) -> Result<(), LocalReply> {
-    let rejected = || refuse(StatusCode::BAD_REQUEST, "http1.connection_header_rejected");
+    let rejected = || {
+        let details = "http1.connection_header_rejected";
+        let reason = "connection names a header that must stay, or too many";
+        refuse(StatusCode::BAD_REQUEST, details, reason)
+    };
     let mut nominated = smallvec::SmallVec::<[HeaderName; 4]>::new();
     let mut count = 0;
     for value in headers.get_all(header::CONNECTION) {
@@ -265,7 +301,10 @@ fn remove_nominated(headers: &mut HeaderMap) -> Result<(), LocalReply> {
 /// Targets: origin form, absolute form (whose host wins over the header), `*` of OPTIONS, authority
 /// form of CONNECT.
 fn check_target(parts: &mut Parts, config: &HttpConnectionManager) -> Result<(), LocalReply> {
-    let invalid = |details| Err(refuse(StatusCode::BAD_REQUEST, details));
+    let invalid = |details| {
+        let reason = "the request target is not valid";
+        Err(refuse(StatusCode::BAD_REQUEST, details, reason))
+    };
     if parts.method == Method::CONNECT {
         return match parts.uri.authority() {
             Some(authority) => {
@@ -336,10 +375,14 @@ fn check_host(headers: &HeaderMap, details: &'static str) -> Result<(), LocalRep
     let Some(host) = hosts.next() else {
         return Ok(());
     };
-    if hosts.next().is_some() || !host.as_bytes().iter().all(|&byte| is_authority_byte(byte)) {
-        return Err(refuse(StatusCode::BAD_REQUEST, details));
-    }
-    Ok(())
+    let reason = if hosts.next().is_some() {
+        "host more than once"
+    } else if host.as_bytes().iter().all(|&byte| is_authority_byte(byte)) {
+        return Ok(());
+    } else {
+        ODD_HOST
+    };
+    Err(refuse(StatusCode::BAD_REQUEST, details, reason))
 }
 
 fn is_authority_byte(byte: u8) -> bool {

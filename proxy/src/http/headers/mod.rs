@@ -113,20 +113,18 @@ pub fn check_request(
         entry.insert(host);
     }
     if !seen.host && !parts.headers.contains_key(header::HOST) {
-        return Err(LocalReply::new(
-            StatusCode::BAD_REQUEST,
-            "",
-            "missing_host_header",
-        ));
+        return Err(
+            LocalReply::new(StatusCode::BAD_REQUEST, "", "missing_host_header")
+                .with_reason("no host header"),
+        );
     }
     if parts.method != Method::CONNECT {
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         if !path.starts_with('/') {
-            return Err(LocalReply::new(
-                StatusCode::NOT_FOUND,
-                "",
-                "absolute_path_rejected",
-            ));
+            return Err(
+                LocalReply::new(StatusCode::NOT_FOUND, "", "absolute_path_rejected")
+                    .with_reason("the path does not begin with /"),
+            );
         }
         match path::normalize(path, config) {
             Normalized::Same => {}
@@ -158,6 +156,7 @@ pub fn check_request(
 /// The reply to a path that cannot be normalised.
 pub(super) fn bad_path() -> LocalReply {
     LocalReply::new(StatusCode::BAD_REQUEST, "", "path_normalization_failed")
+        .with_reason("the path cannot be normalized (path_with_escaped_slashes_action)")
 }
 
 fn uri_of(path: &str) -> Result<Uri, LocalReply> {
