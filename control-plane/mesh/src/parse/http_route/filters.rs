@@ -144,6 +144,7 @@ pub(super) fn read_rule(
                 if let Some(modifier) = response_header_modifier {
                     let path = format!("{path}.responseHeaderModifier");
                     read.response_headers = header_changes!(modifier, path, checks);
+                    check_removal(&read.response_headers, &path, checks);
                 }
             }
             Type::RequestRedirect => {
@@ -198,10 +199,9 @@ pub(super) fn read_backend(
             Type::ResponseHeaderModifier => {
                 if let Some(modifier) = filter.response_header_modifier {
                     let at = format!("{path}.responseHeaderModifier");
-                    if response
-                        .replace(header_changes!(modifier, at, checks))
-                        .is_some()
-                    {
+                    let changes = header_changes!(modifier, at, checks);
+                    check_removal(&changes, &at, checks);
+                    if response.replace(changes).is_some() {
                         checks.error(path, once);
                     }
                 }
@@ -267,6 +267,13 @@ fn check_host(changes: &HeaderChanges, path: &str, checks: &mut Checks) {
             path,
             "Host cannot be changed as a header: use URLRewrite's hostname",
         );
+    }
+}
+
+/// A proxy does not take it for a header of responses either.
+fn check_removal(changes: &HeaderChanges, path: &str, checks: &mut Checks) {
+    if changes.remove.iter().any(|name| **name == *"host") {
+        checks.unsupported(path, "Host cannot be removed");
     }
 }
 

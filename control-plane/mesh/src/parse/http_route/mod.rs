@@ -183,6 +183,10 @@ pub(super) fn is_token(text: &str) -> bool {
 
 /// Reports `pattern` if it does not compile.
 pub(super) fn check_regex(pattern: &str, path: String, checks: &mut Checks) {
+    if pattern.is_empty() {
+        checks.error(path, "must not be empty");
+        return;
+    }
     // By the rules of the proxy that will match with it.
     if let Err(reason) = outrigger_proto::compile_whole_regex(pattern) {
         checks.error(

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use outrigger_proto::envoy::r#type::v3::StatusCode;
+
 use super::{Check, at_least_one, bounded, has_target, header_name, header_value, within};
 use crate::{
     model::policy::{HeaderValue, RateLimitSpec, RefusalSpec, TargetKind},
@@ -40,6 +42,12 @@ impl Check for RateLimitSpec {
         } = response;
         // Envoy answers 429 to anything below.
         within(*status, (400, 599), "spec.response.status", checks);
+        if let Some(status) = status.filter(|status| (400..600).contains(status))
+            && StatusCode::try_from(i32::from(status)).is_err()
+        {
+            let message = format!("{status} is not one of the statuses that Envoy's API names");
+            checks.error("spec.response.status", message);
+        }
         if headers.len() > 10 {
             checks.error("spec.response.headers", "there can be at most 10");
         }

@@ -1,10 +1,16 @@
-//! What the golden meshes translate to, as `mesh/tests/golden` has it, is accepted by our own
-//! proxy's loader, without a field that it refuses.
+//! What meshes translate to is accepted by our own proxy's loader, without a field that it refuses: the
+//! golden meshes of `mesh/tests/golden`, and whatever policies and routes pass our own checks.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
+
+mod objects;
 
 use std::{fs, path::Path, sync::Arc};
 
-use outrigger_mesh::{Model, Translator, parse, scope::Node, translate::ResourceMap};
+use outrigger_mesh::{
+    Model, Translator, parse,
+    scope::Node,
+    translate::{ResourceMap, Resources},
+};
 use outrigger_proto::{
     decode_resource,
     envoy::config::{
@@ -30,35 +36,46 @@ fn our_proxy_accepts_every_golden_mesh() {
         let objects = parse::parse_file("mesh.yaml", &text).objects;
         let model = Model::build(1, objects.into_iter().map(|located| located.object));
         let node = fs::read_to_string(folder.join("node.yaml")).unwrap();
-        let node: core::Node = message_from_value(parse_yaml(&node).unwrap()).unwrap();
-        let node = Node::from_proto(&node).unwrap();
-        let resources = Translator::new(Arc::new(model), None).translate(&node);
+        let resources = Translator::new(Arc::new(model), None).translate(&self::node(&node));
         let mesh = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let mut take = |kind: &str, found: Vec<String>| {
-            errors.extend(found.iter().map(|error| format!("{mesh} {kind} {error}")));
-        };
-        take(
-            "cluster",
-            convert::<Cluster, _>(&resources.clusters, from_proto::cluster),
-        );
-        take(
-            "endpoints",
-            convert::<ClusterLoadAssignment, _>(&resources.endpoints, from_proto::load_assignment),
-        );
-        take(
-            "listener",
-            convert::<Listener, _>(&resources.listeners, from_proto::listener),
-        );
-        take(
-            "routes",
-            convert::<RouteConfiguration, _>(&resources.routes, |cx, proto| {
-                from_proto::route_configuration(cx, proto, false)
-            }),
-        );
+        let refused = refused(&resources);
+        errors.extend(refused.iter().map(|error| format!("{mesh} {error}")));
         count += resources.clusters.len() + resources.routes.len();
     }
     assert!(count > 20, "only {count} resources");
     assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+fn node(text: &str) -> Node {
+    let node: core::Node = message_from_value(parse_yaml(text).unwrap()).unwrap();
+    Node::from_proto(&node).unwrap()
+}
+
+/// What our proxy says against resources.
+fn refused(resources: &Resources) -> Vec<String> {
+    let mut errors = Vec::new();
+    let mut take = |kind: &str, found: Vec<String>| {
+        errors.extend(found.iter().map(|error| format!("{kind} {error}")));
+    };
+    take(
+        "cluster",
+        convert::<Cluster, _>(&resources.clusters, from_proto::cluster),
+    );
+    take(
+        "endpoints",
+        convert::<ClusterLoadAssignment, _>(&resources.endpoints, from_proto::load_assignment),
+    );
+    take(
+        "listener",
+        convert::<Listener, _>(&resources.listeners, from_proto::listener),
+    );
+    take(
+        "routes",
+        convert::<RouteConfiguration, _>(&resources.routes, |cx, proto| {
+            from_proto::route_configuration(cx, proto, false)
+        }),
+    );
+    errors
 }
 
 fn convert<M: Message + Default + Name, T>(
