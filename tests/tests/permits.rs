@@ -1,5 +1,5 @@
-//! No permit leaks: after hundreds of requests that were cancelled, timed out, reset, retried, mirrored
-//! and refused, in an order that a seed decides, every limit is as free as at first.
+//! No permit leaks: after hundreds of requests that were cancelled, timed out, reset, retried, mirrored,
+//! upgraded and refused, in an order that a seed decides, every limit is as free as at first.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use outrigger_tests::client::raw::{self, Step};
 use outrigger_tests::client::{Http1, Http2, Request};
 use outrigger_tests::frames::{go_away, settings};
 use outrigger_tests::proxy::{Kind, Proxy};
@@ -25,6 +26,8 @@ const MOST_ROUNDS: usize = 6;
 /// More than the limits allow.
 const AT_ONCE: usize = 24;
 const SOON: Duration = Duration::from_secs(15);
+const SWITCH: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
 
 #[test]
 fn nothing_leaks_on_one_worker() {
@@ -133,6 +136,8 @@ async fn send_many(main: SocketAddr, random: &mut StdRng) -> Result<()> {
 struct Trial {
     request: Request,
     is_http2: bool,
+    /// Instead of the request: asks for another protocol, and speaks it.
+    upgrade: Option<Vec<Step>>,
     /// It gives up then: HTTP/1 by closing, HTTP/2 by a reset of the stream, or by closing.
     patience: Option<Duration>,
     closes: bool,
@@ -156,6 +161,7 @@ impl Trial {
             json!({"early": true, "status": 413}),
             json!({"trailers": [["grpc-status", "14"]], "body": ""}),
         ];
+        let upgrade = random.random_bool(0.2).then(|| upgrade(random));
         let script = &scripts[random.random_range(0..scripts.len())];
         let cluster = ["http1", "http2"][random.random_range(0..2)];
         let caller = random.random_range(0..4);
@@ -170,6 +176,7 @@ impl Trial {
         Self {
             request,
             is_http2: random.random(),
+            upgrade,
             patience: random
                 .random_bool(0.4)
                 .then(|| Duration::from_millis(patience)),
@@ -180,7 +187,9 @@ impl Trial {
     /// What comes of it does not matter here.
     async fn run(self, main: SocketAddr) {
         let patience = self.patience.unwrap_or(SOON);
-        if self.is_http2 {
+        if let Some(steps) = self.upgrade {
+            _ = tokio::time::timeout(patience, raw::talk(main, &steps, SOON)).await;
+        } else if self.is_http2 {
             let Ok(mut connection) = Http2::connect(main).await else {
                 return;
             };
@@ -192,6 +201,28 @@ impl Trial {
             _ = tokio::time::timeout(patience, connection.send(self.request)).await;
         }
     }
+}
+
+/// A client that asks for another protocol, perhaps speaks before it has the answer, and closes at some time.
+fn upgrade(random: &mut StdRng) -> Vec<Step> {
+    let caller = random.random_range(0..4);
+    let early = ["", "early"][random.random_range(0..2)];
+    let head = format!(
+        "GET /upgraded/ HTTP/1.1\r\nhost: a\r\nx-caller: {caller}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n{early}"
+    );
+    let mut steps = vec![Step::Send(head)];
+    if random.random_bool(0.8) {
+        steps.push(Step::WaitFor("101 ".to_owned()));
+        let text = "more than sockets take ".to_owned();
+        let times = random.random_range(0..50_000);
+        steps.push(Step::SendMany { text, times });
+    }
+    match random.random_range(0..3) {
+        0 => {}
+        1 => steps.push(Step::Finish),
+        _ => steps.extend([Step::Send("bye".to_owned()), Step::WaitClose]),
+    }
+    steps
 }
 
 /// All that is counted in and out: one line for each.
@@ -248,6 +279,11 @@ async fn everything_happened(proxy: &Proxy) -> Result<()> {
         ".upstream_rq_tx_reset",
         "cluster.mirror.upstream_rq_total",
         "http.main.downstream_rq_rx_reset",
+        "http.main.downstream_rq_idle_timeout",
+        "http.main.downstream_cx_upgrades_total",
+        "cluster.upgraded.upstream_rq_101",
+        "cluster.upgraded.upstream_cx_destroy_local_with_active_rq",
+        "cluster.upgraded.upstream_cx_destroy_remote_with_active_rq",
     ];
     let of_all = |name: &&str| -> u64 {
         let all = stats.iter().filter(|(full, _)| full.ends_with(name));
@@ -268,6 +304,8 @@ struct Hosts {
     resets: Hostile,
     hangs: Hostile,
     goes_away: Hostile,
+    /// Hosts that switch to another protocol, and what they do then.
+    switches: Vec<Hostile>,
 }
 
 impl Hosts {
@@ -277,12 +315,32 @@ impl Hosts {
             Deed::Send(go_away(0, 0)),
             Deed::Listen,
         ];
+        let switch = Deed::Send(SWITCH.into());
+        let bytes = || Deed::Send(vec![b'x'; 100_000]);
+        let mut switches = Vec::new();
+        for deeds in [
+            vec![switch.clone(), Deed::Listen],
+            vec![switch.clone(), bytes(), Deed::Listen],
+            vec![switch.clone(), Deed::Pause, bytes()],
+            vec![switch.clone(), Deed::Pause, Deed::Reset],
+            vec![switch, Deed::Hang],
+            vec![Deed::Send(
+                b"HTTP/1.1 101 Switching Protocols\r\n\r\n".into(),
+            )],
+            vec![Deed::Send(
+                b"HTTP/1.1 403 No\r\ncontent-length: 2\r\n\r\nno".into(),
+            )],
+        ] {
+            let deeds = [vec![Deed::ReadHead], deeds].concat();
+            switches.push(Hostile::start(deeds).await?);
+        }
         Ok(Self {
             good: [Upstream::start("a").await?, Upstream::start("b").await?],
             refuses: Refused::reserve()?,
             resets: Hostile::start(vec![Deed::ReadHead, Deed::Reset]).await?,
             hangs: Hostile::start(vec![Deed::Hang]).await?,
             goes_away: Hostile::start(go_away).await?,
+            switches,
         })
     }
 
@@ -301,6 +359,16 @@ impl Hosts {
                 &[a, b, bad[0], bad[1], self.goes_away.address()],
             ),
             cluster("mirror", false, &[a, bad[0], bad[1]]),
+            cluster(
+                "upgraded",
+                false,
+                &self
+                    .switches
+                    .iter()
+                    .map(Hostile::address)
+                    .chain([bad[0]])
+                    .collect::<Vec<_>>(),
+            ),
         ];
         let route = |name: &str| {
             json!({
@@ -327,7 +395,11 @@ impl Hosts {
             "caller_header": "x-caller",
         });
         let bulkhead = json!({"name": "bulkhead", "typed_config": bulkhead});
-        config(&[route("http1"), route("http2")], &[bulkhead], &clusters)
+        config(
+            &[route("http1"), route("http2"), route("upgraded")],
+            &[bulkhead],
+            &clusters,
+        )
     }
 }
 
@@ -350,6 +422,7 @@ fn config(routes: &[Value], filters: &[Value], clusters: &[Value]) -> Value {
                             "{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"
                         ),
                         "stat_prefix": "main",
+                        "upgrade_configs": [{"upgrade_type": "websocket"}],
                             // An end behind more than sockets take is not seen by anybody.
                             "stream_idle_timeout": "2s",
                         "route_config": {"name": "main", "virtual_hosts": [{

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     access_log::AccessLog, route::RouteConfiguration, source::ConfigSource, tracing::Tracing,
+    upgrade::Upgrade,
 };
 
 /// Configuration of one HTTP connection manager.
@@ -92,6 +93,8 @@ pub struct HttpConnectionManager {
     pub proxy_100_continue: bool,
     /// `add_user_agent`: `x-envoy-downstream-service-cluster` and user agent.
     pub add_user_agent: bool,
+    /// To what connections may switch, unless a route says otherwise.
+    pub upgrades: Vec<Upgrade>,
 }
 
 /// `HttpConnectionManager.CodecType`.

@@ -28,3 +28,4 @@ pub mod retry;
 pub mod route;
 pub mod source;
 pub mod tracing;
+pub mod upgrade;

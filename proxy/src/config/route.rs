@@ -11,6 +11,7 @@ use super::{
     mirror::MirrorPolicy,
     per_filter::PerFilterConfigs,
     retry::{BufferLimit, RetryPolicy},
+    upgrade::Upgrade,
 };
 
 /// `envoy.config.route.v3.RouteConfiguration`.
@@ -238,6 +239,8 @@ pub struct Forward {
     pub retry: Option<Arc<RetryPolicy>>,
     /// How much of a body is kept for another try: the route's limit, else its virtual host's.
     pub buffer_limit: BufferLimit,
+    /// To what connections may switch; overrides the connection manager.
+    pub upgrades: Vec<Upgrade>,
 }
 
 /// `envoy.config.core.v3.RoutingPriority`.

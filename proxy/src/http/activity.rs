@@ -89,6 +89,12 @@ impl Activity {
         self.request_deadline.set(None);
     }
 
+    /// The request has no end yet, though its head seemed to be one.
+    pub fn reopen_request(&self, deadline: Option<Instant>) {
+        self.is_request_complete.set(false);
+        self.request_deadline.set(deadline);
+    }
+
     /// The next deadline.
     #[must_use]
     pub fn deadline(&self) -> Option<(Instant, Expiry)> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::h2_body::H2Body;
-use crate::telemetry::stream_info::ResponseFlags;
+use crate::{router::Upgraded, telemetry::stream_info::ResponseFlags};
 
 /// A message body: streamed, never buffered by the proxy itself.
 #[derive(Default)]
@@ -25,6 +25,8 @@ pub enum Body {
     Http1(hyper::body::Incoming),
     /// From an HTTP/2 connection, either side.
     Http2(H2Body),
+    /// None: the host speaks another protocol from now on.
+    Upgraded(Box<Upgraded>),
     /// Anything that watches or changes another body.
     Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError>>>),
 }
@@ -96,7 +98,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         match this {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Upgraded(_) => Poll::Ready(None),
             Self::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 *this = Self::Empty;
@@ -112,7 +114,7 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Upgraded(_) => true,
             Self::Full(_) => false,
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
@@ -122,7 +124,7 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Upgraded(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
@@ -138,6 +140,7 @@ impl fmt::Debug for Body {
             Self::Full(_) => "Full",
             Self::Http1(_) => "Http1",
             Self::Http2(_) => "Http2",
+            Self::Upgraded(_) => "Upgraded",
             Self::Boxed(_) => "Boxed",
         })
     }

@@ -59,6 +59,8 @@ pub fn start(
         responding: RefCell::new(None),
         receiving: RefCell::new(None),
         waker: RefCell::new(None),
+        switched: RefCell::new(None),
+        was_in_use: Cell::new(false),
         buckets: RefCell::default(),
         listener,
         worker,
@@ -158,7 +160,9 @@ impl Drop for Guard {
         let cx = &self.cx;
         cx.worker.connections.remove(self.key);
         let stats = &cx.listener.hcm.stats;
-        let had_streams = cx.streams.get() > 0;
+        let had_streams = cx.streams.get() > 0 || cx.was_in_use.get();
+        // It knows the connection: neither would go without the other.
+        cx.switched.take();
         stats.cx_active.dec();
         stats.cx_destroy.inc();
         match self.end {

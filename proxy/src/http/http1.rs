@@ -27,7 +27,7 @@ use super::{
     io::Io,
     response_body::ResponseBody,
     stream::Stream,
-    strict,
+    strict, upgrade,
 };
 use crate::{
     config::http_connection_manager::{HeaderCase, HttpConnectionManager},
@@ -89,13 +89,17 @@ pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
     let stop = poll_fn(|task| poll_connection(&mut connection, cx, &mut timer, task)).await;
     match stop {
         Stop::Done(Ok(())) => {
+            let parts = connection.into_parts();
+            let mut stream = parts.io.into_inner();
+            let switched = cx.switched.take();
             // hyper ends when the client has closed or after a last response.
-            let end = if cx.watch.is_remote_closed() {
+            let end = if let Some(switched) = switched {
+                upgrade::relay(&mut stream, parts.read_buf, switched, cx, &mut timer).await
+            } else if cx.watch.is_remote_closed() {
                 End::Remote
             } else {
                 End::Local
             };
-            let mut stream = connection.into_parts().io.into_inner();
             close(&mut stream, end, Duration::ZERO, &mut timer).await;
             end
         }

@@ -21,11 +21,12 @@ pub mod stream_cx;
 pub mod strict;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 pub use activity::{Activity, Late};
 pub use body::{Body, BodyError};
 pub use local_reply::LocalReply;
-pub use stream_cx::{DownstreamCx, StreamCx};
+pub use stream_cx::{DownstreamCx, StreamCx, Upgrade};
 
 /// A request as filters and the router see it.
 pub type Request = ::http::Request<Body>;

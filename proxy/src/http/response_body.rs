@@ -19,7 +19,8 @@ use crate::telemetry::stream_info::ResponseFlags;
 #[derive(Debug)]
 pub struct ResponseBody {
     body: Body,
-    stream: Box<Stream>,
+    /// None if the connection is switched to another protocol after the head, and goes on with the stream.
+    stream: Option<Box<Stream>>,
     /// The codec never asks for it: the answer to HEAD.
     is_bodyless: bool,
     drops_trailers: bool,
@@ -34,34 +35,49 @@ impl ResponseBody {
     ) -> Self {
         Self {
             body,
-            stream,
+            stream: Some(stream),
             is_bodyless,
             drops_trailers,
         }
     }
 
+    /// None: the connection leaves HTTP.
+    pub(super) fn none() -> Self {
+        Self {
+            body: Body::Empty,
+            stream: None,
+            is_bodyless: true,
+            drops_trailers: false,
+        }
+    }
+
     /// Nobody takes the body any more.
     pub(super) fn abandon(mut self) {
-        self.stream.finish(&Outcome::Downstream, None);
+        if let Some(stream) = &mut self.stream {
+            stream.finish(&Outcome::Downstream, None);
+        }
     }
 
     fn note(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
         match frame {
-            None => self.stream.finish(&Outcome::Complete, None),
+            None => stream.finish(&Outcome::Complete, None),
             Some(Err(error)) => {
                 let (flags, details) = describe(error);
-                self.stream.finish(&Outcome::Failed(flags, details), None);
+                stream.finish(&Outcome::Failed(flags, details), None);
             }
             Some(Ok(frame)) => {
-                self.stream.cx.activity.touch();
+                stream.cx.activity.touch();
                 if let Some(data) = frame.data_ref() {
-                    let sent = &self.stream.cx.info.bytes_sent;
+                    let sent = &stream.cx.info.bytes_sent;
                     sent.set(sent.get() + data.len() as u64);
                     if self.body.is_end_stream() {
-                        self.stream.finish(&Outcome::Complete, None);
+                        stream.finish(&Outcome::Complete, None);
                     }
                 } else {
-                    self.stream.finish(&Outcome::Complete, frame.trailers_ref());
+                    stream.finish(&Outcome::Complete, frame.trailers_ref());
                 }
             }
         }
@@ -112,15 +128,19 @@ impl http_body::Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        let is_all_sent = self.is_all_sent();
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
         // Codecs drop what is known to be empty, and what may not be sent, without asking for it.
         let is_complete = self.is_bodyless
             || self.body.is_end_stream()
-            || self.stream.cx.info.response_code.is_some_and(|status| {
+            || stream.cx.info.response_code.is_some_and(|status| {
                 status == http::StatusCode::NO_CONTENT || status == http::StatusCode::NOT_MODIFIED
             })
-            || self.is_all_sent();
+            || is_all_sent;
         if is_complete {
-            self.stream.finish(&Outcome::Complete, None);
+            stream.finish(&Outcome::Complete, None);
         }
     }
 }

@@ -54,6 +54,8 @@ stats! {
         counter cx_drain_close = "downstream_cx_drain_close",
         counter cx_idle_timeout = "downstream_cx_idle_timeout",
         counter cx_max_duration_reached = "downstream_cx_max_duration_reached",
+        counter cx_upgrades_total = "downstream_cx_upgrades_total",
+        gauge cx_upgrades_active = "downstream_cx_upgrades_active",
         counter cx_max_requests_reached = "downstream_cx_max_requests_reached",
         counter rq_total = "downstream_rq_total",
         counter rq_http1_total = "downstream_rq_http1_total",

@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use http::{Method, StatusCode, Version, header, request::Parts, uri::Scheme};
 
 use super::{
-    Body, DownstreamCx, LocalReply, Response, StreamCx,
+    Body, DownstreamCx, LocalReply, Response, StreamCx, Upgrade,
     activity::{Activity, Expiry},
     headers::{self, Origin, ResponseCx, Seen},
     http1,
@@ -15,6 +15,7 @@ use super::{
     request_body,
     response_body::ResponseBody,
     strict,
+    upgrade::{self, Switched},
 };
 use crate::{
     config::route::Action,
@@ -48,6 +49,8 @@ struct RequestKind {
     is_grpc: bool,
     /// CONNECT, or asks for another protocol.
     is_upgrade: bool,
+    /// It may have it.
+    is_upgraded: bool,
     /// `proxy-connection: close`
     wants_close: bool,
 }
@@ -97,6 +100,7 @@ impl Stream {
                 scheme: Scheme::HTTP,
                 is_internal: false,
                 record: None,
+                upgrade: Upgrade::No,
                 activity: Rc::new(activity),
                 kept: Vec::new(),
             },
@@ -172,6 +176,9 @@ impl Stream {
                 && parts.headers.contains_key(header::UPGRADE)
                 && headers::wants_upgrade(&parts.headers));
         self.request.is_upgrade = is_upgrade;
+        if is_upgrade && parts.method != Method::CONNECT {
+            upgrade::begin(cx, &parts.headers, &mut seen);
+        }
         self.request.wants_close = (seen.proxy_connection || parts.version == Version::HTTP_10)
             && headers::wants_close(&parts);
 
@@ -216,14 +223,20 @@ impl Stream {
             tracer.start(&mut parts.headers, &mut cx.info);
         }
         cx.record(&parts);
-        if is_upgrade && parts.method != Method::CONNECT {
-            hcm.stats.rq_ws_on_non_ws_route.inc();
-            return Err(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed")
-                .with_reason("the upgrade is not enabled here (upgrade_configs)"));
+        if cx.upgrade != Upgrade::No {
+            upgrade::check(cx, &parts, &body)?;
+            hcm.stats.cx_upgrades_total.inc();
+            hcm.stats.cx_upgrades_active.inc();
+            self.request.is_upgraded = true;
         }
 
         // 4. Filters, in order; any may answer.
-        let body = request_body::watch(body, cx, !is_http2 && !hcm.config.http1.enable_trailers);
+        let body = match cx.upgrade {
+            Upgrade::No => {
+                request_body::watch(body, cx, !is_http2 && !hcm.config.http1.enable_trailers)
+            }
+            Upgrade::WebSocket | Upgrade::Other => body,
+        };
         let overrides = cx.matched.as_ref().and_then(router::Match::filters);
         let chain = &mut self.chain;
         chain.begin(&hcm.filters, overrides);
@@ -318,9 +331,11 @@ impl Stream {
                 || self.request.is_upgrade)
             && !hcm.config.stream_error_on_invalid_http_message;
         let is_request_complete = self.cx.activity.is_request_complete.get();
+        let switches = matches!(body, Body::Upgraded(_));
         let is_to_go = is_http1 && connection.is_to_go();
-        let is_drained = is_to_go || connection.has_max_requests();
-        if is_to_go {
+        let is_last = connection.has_max_requests();
+        let is_drained = is_to_go || is_last;
+        if is_to_go && !is_last {
             hcm.stats.cx_drain_close.inc();
         }
         let cx = ResponseCx {
@@ -330,10 +345,15 @@ impl Stream {
             request_id: info.request_id.as_ref(),
             is_local,
             closes: is_http1
+                && !switches
                 && (is_bad
                     || is_drained
                     || self.request.wants_close
+                    // What follows is no request.
+                    || self.cx.upgrade != Upgrade::No
                     || (is_local && !is_request_complete)),
+            keeps_upgrade: self.cx.upgrade != Upgrade::No && !is_local,
+            switches,
         };
         headers::finish_response(&mut head.headers, &hcm.config, cx);
         if let Some(tracer) = &hcm.tracer {
@@ -346,6 +366,13 @@ impl Stream {
         self.log_response(&head.headers);
         if is_http1 {
             *connection.responding.borrow_mut() = Some(Rc::clone(&self.cx.activity));
+        }
+        if let Body::Upgraded(upstream) = body {
+            let stream = self;
+            connection
+                .switched
+                .replace(Some(Switched { stream, upstream }));
+            return http::Response::from_parts(head, ResponseBody::none());
         }
         let is_bodyless = self.request.is_head;
         let drops_trailers = is_http1 && !hcm.config.http1.enable_trailers;
@@ -371,6 +398,8 @@ impl Stream {
             request_id: None,
             is_local: true,
             closes: true,
+            keeps_upgrade: false,
+            switches: false,
         };
         headers::finish_response(response.headers_mut(), &connection.listener.hcm.config, cx);
         self.cx.info.response_code = Some(status);
@@ -419,10 +448,14 @@ impl Stream {
         let hcm = &connection.listener.hcm;
         let info = &mut self.cx.info;
         info.downstream.last_tx = Some(now);
+        let is_upgrade = self.cx.upgrade != Upgrade::No;
+        if self.request.is_upgraded {
+            hcm.stats.cx_upgrades_active.dec();
+        }
         match outcome {
             Outcome::Complete => {
                 hcm.stats.rq_time.record(millis(now, info.start));
-                if !self.cx.activity.is_request_complete.get() {
+                if !is_upgrade && !self.cx.activity.is_request_complete.get() {
                     hcm.stats.rq_response_before_rq_complete.inc();
                 }
             }
@@ -444,6 +477,17 @@ impl Stream {
                     hcm.stats.rq_rx_reset.inc();
                 }
             },
+        }
+        if is_upgrade {
+            // Such a request has no end: whatever ends the stream cuts it off.
+            if info.response_code.is_some() {
+                hcm.stats.rq_response_before_rq_complete.inc();
+            }
+            let is_counted =
+                matches!(outcome, Outcome::Downstream) && self.cx.activity.expired.get().is_none();
+            if !is_counted {
+                hcm.stats.rq_rx_reset.inc();
+            }
         }
         if let Some(status) = info.response_code
             && !info.is_health_check

@@ -10,7 +10,9 @@ use std::{
 
 use http::{StatusCode, uri::Scheme};
 
-use super::{activity::Activity, connection_manager::HcmRuntime, headers, io::IoWatch};
+use super::{
+    activity::Activity, connection_manager::HcmRuntime, headers, io::IoWatch, upgrade::Switched,
+};
 use crate::{
     filters::http::{Kept, local_ratelimit::TokenBucket},
     listener::Active,
@@ -45,8 +47,22 @@ pub struct StreamCx {
     pub record: Option<RequestRecord>,
     /// What the bodies tell about progress, and the stream's deadlines.
     pub activity: Rc<Activity>,
+    /// Whether the request asks for another protocol.
+    pub upgrade: Upgrade,
     /// What filters keep to the end of the stream.
     pub(super) kept: Vec<Box<dyn Kept>>,
+}
+
+/// Whether an HTTP/1 request asks for another protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    /// It does not.
+    #[default]
+    No,
+    /// For WebSocket, about which Envoy knows more than about others.
+    WebSocket,
+    /// For another one.
+    Other,
 }
 
 /// What all streams of one downstream connection share.
@@ -74,6 +90,10 @@ pub struct DownstreamCx {
     pub receiving: RefCell<Option<(Instant, Rc<Activity>)>>,
     /// Wakes the connection's task.
     pub waker: RefCell<Option<Waker>>,
+    /// HTTP/1: the stream with which the connection leaves HTTP.
+    pub(super) switched: RefCell<Option<Switched>>,
+    /// It ended while a stream went on.
+    pub(super) was_in_use: Cell<bool>,
     /// Token buckets of limits that each connection has for itself, by the limit's number.
     pub buckets: RefCell<Vec<(u64, Arc<TokenBucket>)>>,
 }
@@ -103,6 +123,7 @@ impl StreamCx {
             scheme: self.scheme.clone(),
             is_internal: true,
             record: None,
+            upgrade: Upgrade::No,
             kept: Vec::new(),
         }
     }

@@ -10,14 +10,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header, response};
+use http::{HeaderMap, HeaderName, StatusCode, header, response};
 use http_body::{Body as _, Frame};
 
 use super::{
     failure::{expired_details, expired_flags},
     outcome,
-    response_body::{Exchange, ResponseBody},
-    timeout::Deadlines,
+    response_body::{Exchange, Held, ResponseBody},
+    timeout::{Deadlines, Expired},
+    upgraded::Upgraded,
 };
 use crate::{
     http::{Body, BodyError, Late, StreamCx},
@@ -109,6 +110,12 @@ impl Answer {
         }
     }
 
+    /// Whether the host switches to the protocol that it was asked for.
+    pub(super) fn switches(&self) -> bool {
+        self.head.status == StatusCode::SWITCHING_PROTOCOLS
+            && matches!(&self.exchange.held, Some(Held::Http1(lease)) if lease.expects_switch())
+    }
+
     /// Nobody gets it: the request is tried again.
     pub(super) fn discard(mut self) {
         let exchange = &mut self.exchange;
@@ -133,6 +140,11 @@ impl Answer {
         }
     }
 
+    /// Nobody gets its body.
+    pub(super) fn decline(self) -> (StatusCode, HeaderMap) {
+        (self.head.status, self.head.headers)
+    }
+
     /// It is final. What is there of its body is taken at once: the usual small response is complete
     /// with it, and its connection free before the response goes on.
     pub(super) fn accept(
@@ -140,6 +152,7 @@ impl Answer {
         cx: &mut StreamCx,
         mut deadlines: Deadlines,
     ) -> (response::Parts, Body) {
+        let switches = self.switches();
         let Self {
             head,
             mut body,
@@ -154,6 +167,12 @@ impl Answer {
         counter.fetch_add(1, Relaxed);
         let codes = &exchange.cluster.stats.codes;
         codes.count(head.status, exchange.is_internal);
+        if switches {
+            // The route has no time limit for what comes now.
+            let life = deadlines.life().map(|at| (at, late(Expired::Life)));
+            cx.activity.response_deadline.set(life);
+            return (head, Body::Upgraded(Box::new(Upgraded::new(exchange))));
+        }
         if first.is_none() {
             if body.is_end_stream() {
                 cx.info.upstream.last_rx = Some(arrival);
@@ -183,13 +202,7 @@ impl Answer {
         }
         deadlines.respond();
         let limit = deadlines.response().filter(|_| exchange.held.is_some());
-        let limit = limit.map(|(at, expired)| {
-            let late = Late {
-                flags: expired_flags(expired),
-                details: expired_details(expired),
-            };
-            (at, late)
-        });
+        let limit = limit.map(|(at, expired)| (at, late(expired)));
         cx.activity.response_deadline.set(limit);
         let body = Body::boxed(ResponseBody {
             body,
@@ -200,6 +213,13 @@ impl Answer {
             activity: Rc::clone(&cx.activity),
         });
         (head, body)
+    }
+}
+
+fn late(expired: Expired) -> Late {
+    Late {
+        flags: expired_flags(expired),
+        details: expired_details(expired),
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     config::{cluster::UpstreamProtocol, route::Priority},
-    http::{Body, StreamCx, h2_body},
+    http::{Body, StreamCx, Upgrade, h2_body},
     upstream::{
         Cluster, Host, lb,
         pool::{Failure, Limit, Upload, UploadState, http1},
@@ -83,7 +83,8 @@ impl Attempt {
     }
 
     async fn http1(mut self, cx: &mut StreamCx, deadlines: &mut Deadlines) -> Outcome {
-        if self.upload.is_none() && says_no_body(&self.parts) {
+        let wants_switch = cx.upgrade != Upgrade::No;
+        if self.upload.is_none() && !wants_switch && says_no_body(&self.parts) {
             self.parts
                 .headers
                 .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -128,9 +129,14 @@ impl Attempt {
                 true => Spare::new(&request, &lease),
                 false => None,
             };
+            if wants_switch {
+                lease.expect_switch();
+            }
             let sent = pin!(lease.send(request));
             match within(deadlines, sent).await? {
-                Ok(response) if proper::is_http1(&response) => break (lease, response),
+                Ok(response) if proper::is_http1(&response, wants_switch) => {
+                    break (lease, response);
+                }
                 Ok(_) => {
                     lease.broke_protocol();
                     return Err(Ended::Failed(Failure::Protocol));

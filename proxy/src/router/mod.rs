@@ -22,12 +22,14 @@ mod rewrite;
 mod run;
 mod table;
 mod timeout;
+mod upgraded;
 
 pub use choice::choose_cluster;
 pub use forward::{forward, mutate_local_reply};
 pub use mutate::{Addition, Level, Mutations};
 pub use table::{Match, Table};
 pub use timeout::max_stream_duration;
+pub use upgraded::Upgraded;
 
 #[cfg(test)]
 mod mutate_tests;

@@ -2,11 +2,25 @@
 
 use http::{HeaderMap, Response, StatusCode, header};
 
+use crate::http::headers::wants_upgrade;
+
 /// Whether it says in one way where its body ends, and stays with the protocol. What a client is told
-/// must not depend on which of two framings it believes.
-pub(super) fn is_http1<B>(response: &Response<B>) -> bool {
-    // No request asks for another protocol.
-    response.status() != StatusCode::SWITCHING_PROTOCOLS && is_framed(response.headers())
+/// must not depend on which of two framings it believes. `wants_switch`: the request asks for another
+/// protocol.
+pub(super) fn is_http1<B>(response: &Response<B>, wants_switch: bool) -> bool {
+    let headers = response.headers();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return wants_switch && is_switch(headers);
+    }
+    is_framed(headers)
+}
+
+/// Whether the head says which protocol comes next, and nothing of a body.
+fn is_switch(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+        && wants_upgrade(headers)
+        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && !headers.contains_key(header::CONTENT_LENGTH)
 }
 
 fn is_framed(headers: &HeaderMap) -> bool {
@@ -24,11 +38,15 @@ mod tests {
     use super::*;
 
     fn is_proper(status: u16, headers: &[(&str, &str)]) -> bool {
+        proper(status, headers, false)
+    }
+
+    fn proper(status: u16, headers: &[(&str, &str)], wants_switch: bool) -> bool {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(*name, *value);
         }
-        is_http1(&response.body(()).unwrap())
+        is_http1(&response.body(()).unwrap(), wants_switch)
     }
 
     #[test]
@@ -49,6 +67,18 @@ mod tests {
 
     #[test]
     fn nobody_asked_to_switch() {
-        assert!(!is_proper(101, &[("upgrade", "websocket")]));
+        let both = [("upgrade", "websocket"), ("connection", "Upgrade")];
+        assert!(!is_proper(101, &both));
+        assert!(proper(101, &both, true));
+    }
+
+    #[test]
+    fn a_switch_says_to_what_and_has_no_body() {
+        let [upgrade, connection] = [("upgrade", "websocket"), ("connection", "x, upgrade")];
+        assert!(!proper(101, &[upgrade], true));
+        assert!(!proper(101, &[connection], true));
+        for body in [("content-length", "0"), ("transfer-encoding", "chunked")] {
+            assert!(!proper(101, &[upgrade, connection, body], true));
+        }
     }
 }

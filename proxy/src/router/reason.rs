@@ -48,6 +48,24 @@ pub(super) fn no_healthy_upstream(matched: &Match, cluster: &Cluster) -> LocalRe
     ))
 }
 
+/// Another protocol is asked for, and the cluster's hosts speak one that connections do not leave.
+pub(super) fn no_upgrade(matched: &Match, cluster: &Cluster) -> LocalReply {
+    LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed").with_reason(format!(
+        "no upgrade to hosts that speak HTTP/2, as in cluster {} ({})",
+        cluster.config.name, matched.route.origin
+    ))
+}
+
+/// A host went on in HTTP where another protocol was asked for.
+pub(super) fn declined(matched: &Match, cluster: &Cluster, status: StatusCode) -> String {
+    format!(
+        "a host of cluster {} answered {} to a WebSocket handshake ({})",
+        cluster.config.name,
+        status.as_u16(),
+        matched.route.origin
+    )
+}
+
 /// The answer to a request whose last try brought no response.
 pub(super) fn reply(
     cx: &StreamCx,

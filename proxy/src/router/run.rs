@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, HeaderValue, StatusCode, request::Parts};
+use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use http_body::Body as _;
 
 use super::{
@@ -27,8 +27,11 @@ use super::{
     timeout::{Deadlines, Expired, Limits, has_controls},
 };
 use crate::{
-    config::route::{Forward, HostRewrite},
-    http::{Body, LocalReply, Response, StreamCx},
+    config::{
+        cluster::UpstreamProtocol,
+        route::{Forward, HostRewrite},
+    },
+    http::{Body, LocalReply, Response, StreamCx, Upgrade},
     telemetry::{format::RequestRecord, stream_info::ResponseFlags},
     upstream::{Cluster, Host, lb, pool::UploadState},
     worker::Worker,
@@ -49,11 +52,19 @@ pub(super) async fn run(
     let Some(cluster) = cx.info.upstream.cluster.clone() else {
         return Err(reason::cluster_not_found(cx, matched, action, &parts));
     };
+    if cx.upgrade != Upgrade::No
+        && let UpstreamProtocol::Http2(_) = cluster.config.protocol
+    {
+        return Err(reason::no_upgrade(matched, &cluster));
+    }
     let mut sending = Sending::new(cx, matched, action, cluster, parts, body);
     loop {
         let attempt = sending.next_attempt(cx)?;
         let outcome = attempt.run(cx, &mut sending.deadlines).await;
         match sending.judge(cx, outcome).await {
+            Judged::Answered(answer) if sending.is_declined(cx, &answer) => {
+                return Err(sending.decline(answer));
+            }
             Judged::Answered(answer) => return Ok(sending.respond(cx, answer)),
             Judged::Failed(ended) => return Err(sending.fail(cx, &ended).await),
             Judged::Again(back_off) => sending.wait(cx, back_off).await?,
@@ -139,8 +150,13 @@ impl<'a> Sending<'a> {
         cluster.circuit.of(action.priority).note_request(start);
         let worker = Rc::clone(cx.worker());
         let life = cluster.config.max_stream_duration;
+        let timer = worker.timers.timer();
         Self {
-            deadlines: Deadlines::new(worker.timers.timer(), &limits, life),
+            deadlines: match cx.upgrade {
+                Upgrade::No | Upgrade::WebSocket => Deadlines::new(timer, &limits, life),
+                // As in Envoy, whose limits count from the request's end.
+                Upgrade::Other => Deadlines::new(timer, &limits.of_endless(), life),
+            },
             matched,
             action,
             cluster,
@@ -225,7 +241,11 @@ impl<'a> Sending<'a> {
 
     /// Where the tries' bodies come from; copies of it go where the route wants them.
     fn source(&self, cx: &StreamCx, parts: &Parts, body: Body, is_last: bool) -> Source {
-        let body = mirror(cx, self.action, parts, body, self.limits.global);
+        let body = match cx.upgrade {
+            Upgrade::No => mirror(cx, self.action, parts, body, self.limits.global),
+            // There is nobody who would lead the other conversation.
+            Upgrade::WebSocket | Upgrade::Other => body,
+        };
         match (body.is_end_stream(), is_last) {
             (true, _) => Source::Empty,
             (false, true) => Source::Once(body),
@@ -272,9 +292,15 @@ impl<'a> Sending<'a> {
     /// Whether the outcome is final.
     async fn judge(&mut self, cx: &mut StreamCx, mut outcome: Outcome) -> Judged {
         self.request_end = self.request_end.or_else(|| match self.body {
+            _ if cx.upgrade != Upgrade::No => None,
             Source::Empty => Some(self.start),
             _ => cx.info.upstream.last_tx.get(),
         });
+        if let Ok(answer) = &outcome
+            && (answer.switches() || self.is_declined(cx, answer))
+        {
+            return outcome.map_or_else(Judged::Failed, Judged::Answered);
+        }
         if let (Source::Replayed(replay), Some(retry)) = (&self.body, &self.retry)
             && retry.has_more()
             && !replay.is_whole()
@@ -399,6 +425,24 @@ impl<'a> Sending<'a> {
             &mut head.headers,
         );
         Response::from_parts(head, body)
+    }
+
+    /// Whether a host went on in HTTP where a WebSocket was to begin. As in Envoy, failures pass.
+    fn is_declined(&self, cx: &StreamCx, answer: &Answer) -> bool {
+        let status = answer.head.status;
+        cx.upgrade == Upgrade::WebSocket && !answer.switches() && status.as_u16() < 400
+    }
+
+    /// Our answer then: the host's head without its body.
+    fn decline(&self, answer: Answer) -> LocalReply {
+        let (status, headers) = answer.decline();
+        let mut reply = LocalReply::new(status, "", "websocket_handshake_unsuccessful");
+        for (name, value) in &headers {
+            if !matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING) {
+                reply = reply.with_header(name.clone(), value.clone());
+            }
+        }
+        reply.with_reason(reason::declined(self.matched, &self.cluster, status))
     }
 
     /// Our own answer: no try brought a response.

@@ -89,6 +89,16 @@ impl Limits {
         }
     }
 
+    /// Those of a request that is never complete: they begin at its end.
+    pub(super) fn of_endless(&self) -> Self {
+        Self {
+            global: None,
+            per_try: None,
+            per_try_idle: None,
+            ..self.clone()
+        }
+    }
+
     /// Tells the upstream how long it has, `elapsed` after the end of the request.
     pub(super) fn tell(&self, elapsed: Duration, headers: &mut HeaderMap) {
         let Some(mut expected) = self.per_try.or(self.global) else {
@@ -276,6 +286,11 @@ impl Deadlines {
             .min_by_key(|(at, _)| *at)
     }
 
+    /// When the cluster's `max_stream_duration` is over.
+    pub(super) fn life(&self) -> Option<Instant> {
+        self.life
+    }
+
     /// Something of the response came.
     pub(super) fn touch(&mut self) {
         if let Some(per_try) = &mut self.per_try
@@ -368,6 +383,7 @@ mod tests {
             buffer_limit: BufferLimit::Connection,
             max_grpc_timeout: None,
             grpc_timeout_offset: None,
+            upgrades: Vec::new(),
         }
     }
 

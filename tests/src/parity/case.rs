@@ -57,6 +57,9 @@ pub(super) struct Case {
     pub(super) same_upstreams: bool,
     /// What the upstream at `{{raw}}` answers, byte for byte.
     pub(super) raw_upstream: Option<String>,
+    /// It goes on by sending back what comes, until the proxy closes.
+    #[serde(default)]
+    pub(super) raw_echo: bool,
     /// The requests, one after the other.
     #[serde(default)]
     pub(super) requests: Vec<Request>,

@@ -38,7 +38,7 @@ pub(super) async fn run(
     let case = Case::parse(text, &places)?;
     let _raw = match &case.raw_upstream {
         Some(reply) => {
-            let raw = RawUpstream::start(reply.clone()).await?;
+            let raw = RawUpstream::start_with(reply.clone(), case.raw_echo).await?;
             places.insert("raw".to_owned(), raw.address().port().to_string());
             Some(raw)
         }

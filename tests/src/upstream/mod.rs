@@ -199,8 +199,8 @@ async fn serve(stream: TcpStream, state: Arc<State>, ordinal: usize) {
     }
 }
 
-/// Answers every connection with fixed bytes after the first request head, then closes.
-/// For upstreams that break the protocol.
+/// Answers every connection with fixed bytes after the first request head, then closes, or sends back what
+/// comes. For upstreams that break the protocol, or leave it.
 #[derive(Debug)]
 pub struct RawUpstream {
     address: SocketAddr,
@@ -210,11 +210,19 @@ pub struct RawUpstream {
 impl RawUpstream {
     /// Starts one on a free port.
     pub async fn start(reply: String) -> Result<Self> {
+        Self::start_with(reply, false).await
+    }
+
+    /// The same; with `echoes`, what comes after the head is sent back until the peer closes.
+    pub async fn start_with(reply: String, echoes: bool) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
+            // Connections live in the set, so that aborting this task closes them all.
+            let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer_raw(stream, reply.clone()));
+                connections.spawn(answer_raw(stream, reply.clone(), echoes));
+                while connections.try_join_next().is_some() {}
             }
         });
         Ok(Self { address, task })
@@ -232,15 +240,23 @@ impl Drop for RawUpstream {
     }
 }
 
-async fn answer_raw(mut stream: TcpStream, reply: String) {
+async fn answer_raw(mut stream: TcpStream, reply: String, echoes: bool) {
     use tokio::io::AsyncReadExt as _;
     let mut head = Vec::new();
-    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+    let end = loop {
+        if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
         if !stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
             return;
         }
-    }
+    };
     _ = stream.write_all(reply.as_bytes()).await;
+    if echoes {
+        _ = stream.write_all(&head[end..]).await;
+        let (mut reader, mut writer) = stream.split();
+        _ = tokio::io::copy(&mut reader, &mut writer).await;
+    }
     _ = stream.shutdown().await;
 }
 

@@ -123,6 +123,10 @@ fn http_connection_manager(
         server_header_transformation: manager::ServerHeaderTransformation::PassThrough.into(),
         // Paths are compared in one form only, so that no spelling slips past a rule.
         normalize_path: Some(wire::boolean(true)),
+        upgrade_configs: vec![manager::UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }

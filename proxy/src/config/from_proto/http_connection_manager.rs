@@ -22,7 +22,7 @@ use outrigger_proto::{
 };
 use prost::Name;
 
-use super::{access_log, http_filter, http_protocol, route, source, tracing};
+use super::{access_log, http_filter, http_protocol, route, source, tracing, upgrade};
 use crate::{
     config::http_connection_manager::{
         Codec, EscapedSlashes, HttpConnectionManager, RouteSource, ServerHeader, StripPort,
@@ -124,7 +124,6 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
             forward_client_cert_matcher,
             proxy_100_continue,
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-            upgrade_configs,
             local_reply_config,
             path_normalization_options,
             proxy_status_config,
@@ -243,6 +242,7 @@ pub(super) fn http_connection_manager(cx: &Cx<'_>, proto: Proto) -> Option<HttpC
         stream_error_on_invalid_http_message: bool_or(stream_error_on_invalid_http_message, false),
         proxy_100_continue,
         add_user_agent: bool_or(add_user_agent, false),
+        upgrades: upgrade::upgrades(&cx.field("upgrade_configs"), upgrade_configs),
     })
 }
 

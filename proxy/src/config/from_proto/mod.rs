@@ -25,6 +25,7 @@ mod route_action;
 mod source;
 mod support;
 mod tracing;
+mod upgrade;
 
 pub use bootstrap::bootstrap;
 pub use cluster::{check_numeric, cluster};

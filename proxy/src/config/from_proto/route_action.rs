@@ -10,7 +10,7 @@ use outrigger_proto::{
             redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
             route_action::{
                 ClusterNotFoundResponseCode, ClusterSpecifier as SpecifierProto,
-                HostRewriteSpecifier, MaxStreamDuration, UpgradeConfig,
+                HostRewriteSpecifier, MaxStreamDuration,
             },
             weighted_cluster::{self, ClusterWeight, RandomValueSpecifier as RandomSpecifier},
         },
@@ -18,7 +18,7 @@ use outrigger_proto::{
     google::protobuf::BoolValue,
 };
 
-use super::{hash_policy, header, http_filter, matcher, mirror, retry};
+use super::{hash_policy, header, http_filter, matcher, mirror, retry, upgrade};
 use crate::{
     config::retry::BufferLimit,
     config::route::{
@@ -39,7 +39,6 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
         "inline_cluster_specifier_plugin",
         "host_rewrite",
     ]);
-    cx.partly::<RouteAction>("upgrade_configs", "entries with `enabled: false`");
     #[expect(deprecated, reason = "named to be refused or carried over")]
     let RouteAction {
         cluster_not_found_response_code,
@@ -91,7 +90,6 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
             hedge_policy
         ]
     );
-    refuse_upgrades(&cx.field("upgrade_configs"), upgrade_configs);
     let cluster = cluster_specifier_of(cx, cluster_specifier);
     let path_rewrite = match (prefix_rewrite.is_empty(), regex_rewrite) {
         (true, None) => None,
@@ -147,35 +145,8 @@ pub(super) fn forward(cx: &Cx<'_>, action: RouteAction) -> Option<Forward> {
         retry: retry_policy.map(|proto| Arc::new(retry::policy(&cx.field("retry_policy"), proto))),
         // What the levels around say is filled in by them.
         buffer_limit: BufferLimit::Connection,
+        upgrades: upgrade::of_route(&cx.field("upgrade_configs"), upgrade_configs),
     })
-}
-
-/// An entry that only switches an upgrade off changes nothing: none is switched on.
-fn refuse_upgrades(cx: &Cx<'_>, upgrades: Vec<UpgradeConfig>) {
-    cx.converts::<UpgradeConfig>();
-    let mut seen = Vec::new();
-    for (index, upgrade) in upgrades.into_iter().enumerate() {
-        let UpgradeConfig {
-            upgrade_type,
-            enabled,
-            connect_config,
-        } = upgrade;
-        no_effect!(
-            cx,
-            UpgradeConfig,
-            "an entry with `enabled: false` is accepted, any other is refused",
-            [upgrade_type, connect_config]
-        );
-        if enabled != Some(BoolValue { value: false }) {
-            cx.index(index).error("upgrades are not supported");
-        }
-        let upgrade_type = upgrade_type.to_ascii_lowercase();
-        if seen.contains(&upgrade_type) {
-            cx.index(index)
-                .error(format!("Duplicate upgrade {upgrade_type}"));
-        }
-        seen.push(upgrade_type);
-    }
 }
 
 #[derive(Default)]

@@ -16,6 +16,10 @@ pub struct ResponseCx<'a> {
     pub is_local: bool,
     /// HTTP/1: close the connection after it.
     pub closes: bool,
+    /// The request asked for another protocol: `upgrade` stays.
+    pub keeps_upgrade: bool,
+    /// Another protocol follows: `connection` stays.
+    pub switches: bool,
 }
 
 /// Makes a response ready to be sent to the client.
@@ -38,13 +42,13 @@ pub fn finish_response(
         }
     }
     if has_hop_by_hop {
-        for name in [
-            header::CONNECTION,
-            header::UPGRADE,
-            header::TRANSFER_ENCODING,
-            KEEP_ALIVE,
-            PROXY_CONNECTION,
-        ] {
+        if !cx.keeps_upgrade {
+            headers.remove(header::UPGRADE);
+        }
+        if !cx.switches {
+            headers.remove(header::CONNECTION);
+        }
+        for name in [header::TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION] {
             headers.remove(name);
         }
     }

@@ -278,6 +278,8 @@ fn responses_are_finished_by_configuration() {
             request_id: Some(&HeaderValue::from_static("id")),
             is_local: false,
             closes,
+            keeps_upgrade: false,
+            switches: false,
         };
         finish_response(&mut headers, &config(lines), cx);
         headers

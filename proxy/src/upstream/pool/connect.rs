@@ -75,7 +75,7 @@ fn describe(error: &io::Error) -> Box<str> {
 
 /// A connection that counts its bytes.
 #[derive(Debug)]
-pub(super) struct Metered {
+pub(crate) struct Metered {
     stream: TcpStream,
     received: Counter,
     sent: Counter,

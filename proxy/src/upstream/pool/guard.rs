@@ -1,11 +1,11 @@
 //! Guards for what is counted: requests, waiting requests, connections. Dropping one is the only way
 //! to count it out, so that no path can forget.
 
-use std::{cell::Cell, rc::Rc, sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{cell::Cell, fmt, rc::Rc, sync::atomic::Ordering::Relaxed, time::Instant};
 
 use http::Version;
 
-use super::Base;
+use super::{Base, switch::SwitchTo};
 
 /// One request in flight on a connection.
 #[derive(Debug)]
@@ -96,7 +96,6 @@ impl Traffic {
 }
 
 /// One connection, from the start of its making to its end.
-#[derive(Debug)]
 pub(crate) struct Connection {
     /// Unique in this process.
     pub(crate) id: u64,
@@ -114,6 +113,17 @@ pub(crate) struct Connection {
     pub(super) is_draining: Cell<bool>,
     /// It ends because we want it to.
     pub(super) closed_by_us: Cell<bool>,
+    /// The request on it asks for another protocol: where the socket goes if the host agrees.
+    pub(super) switch: Cell<Option<SwitchTo>>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Connection {
@@ -140,6 +150,7 @@ impl Connection {
             served: Cell::new(0),
             is_draining: Cell::new(false),
             closed_by_us: Cell::new(false),
+            switch: Cell::new(None),
         }
     }
 

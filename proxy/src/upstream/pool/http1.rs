@@ -2,22 +2,25 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
     rc::{Rc, Weak},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{Request, Response, Version};
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 
 use super::{
     ActiveRequest, Base, Failure, HostPool, Limit, Upload,
     connect::{Metered, connect},
     guard::{Connection, PendingRequest},
+    switch::{Expected, Switched, switch},
     wait::Line,
 };
 use crate::config::{cluster::UpstreamProtocol, http_connection_manager::HeaderCase};
@@ -95,6 +98,7 @@ impl Pool {
             pool: Rc::clone(self),
             ready: Some(ready),
             idle_since,
+            switch: None,
             _request: request,
         })
     }
@@ -182,30 +186,43 @@ impl Pool {
     /// Runs a connection to its end.
     async fn drive(self: Rc<Self>, driver: Driver, connection: Rc<Connection>) {
         // The driver is gone afterwards, so that its sender knows that it is closed.
-        let ended = self.run(driver, &connection).await;
-        if ended.is_err_and(|error| error.is_parse()) {
-            self.base.stats().upstream_cx_protocol_error.inc();
+        match self.run(driver, &connection).await {
+            Ok((mut io, read)) => match connection.switch.take() {
+                Some(switch) => switch.hand_over(Switched { io, read }).await,
+                // Whoever is there still will see it closed in any case.
+                None => drop(io.shutdown().await),
+            },
+            Err(error) if error.is_parse() => self.base.stats().upstream_cx_protocol_error.inc(),
+            Err(_) => {}
         }
+        drop(connection.switch.take());
         self.drop_idle(|ready| ready.sender.is_closed());
         drop(connection);
         self.make_connections();
     }
 
-    async fn run(&self, driver: Driver, connection: &Connection) -> hyper::Result<()> {
+    /// The socket with what was read ahead.
+    async fn run(
+        &self,
+        mut driver: Driver,
+        connection: &Connection,
+    ) -> hyper::Result<(Metered, Bytes)> {
         let limit = self.base.cluster().config.max_connection_duration;
-        let Some(limit) = limit else {
-            return driver.await;
-        };
-        let mut driver = std::pin::pin!(driver);
-        match tokio::time::timeout(limit, driver.as_mut()).await {
-            Ok(ended) => ended,
-            Err(_elapsed) => {
-                self.base.stats().upstream_cx_max_duration_reached.inc();
-                connection.is_draining.set(true);
-                self.drop_idle(|ready| ready.connection.is_draining.get());
-                driver.await
-            }
+        let mut end = poll_fn(|task| driver.poll_without_shutdown(task));
+        match limit {
+            None => end.await?,
+            Some(limit) => match tokio::time::timeout(limit, &mut end).await {
+                Ok(ended) => ended?,
+                Err(_elapsed) => {
+                    self.base.stats().upstream_cx_max_duration_reached.inc();
+                    connection.is_draining.set(true);
+                    self.drop_idle(|ready| ready.connection.is_draining.get());
+                    end.await?;
+                }
+            },
         }
+        let parts = driver.into_parts();
+        Ok((parts.io.into_inner(), parts.read_buf))
     }
 
     fn drop_idle(&self, is_unwanted: impl Fn(&Ready) -> bool) {
@@ -289,6 +306,8 @@ pub(crate) struct Lease {
     ready: Option<Ready>,
     /// Since when the connection had been idle.
     idle_since: Option<Instant>,
+    /// The request asks for another protocol: no other one follows on the connection.
+    switch: Option<Expected>,
     _request: ActiveRequest,
 }
 
@@ -325,9 +344,33 @@ impl Lease {
         }
     }
 
+    /// The request that is sent next asks for another protocol.
+    pub(crate) fn expect_switch(&mut self) {
+        if let Some(connection) = self.connection() {
+            let (to, expected) = switch();
+            connection.switch.set(Some(to));
+            self.switch = Some(expected);
+        }
+    }
+
+    /// Whether the request asks for another protocol.
+    pub(crate) fn expects_switch(&self) -> bool {
+        self.switch.is_some()
+    }
+
+    /// The socket, once the host has agreed; none if it is gone.
+    pub(crate) async fn switched(&mut self) -> Option<Switched> {
+        self.switch.as_mut()?.socket().await
+    }
+
     /// Notes that the peer sent no proper HTTP/1: we close the connection.
     pub(crate) fn broke_protocol(&self) {
         self.pool.base.stats().upstream_cx_protocol_error.inc();
+        self.note_our_end();
+    }
+
+    /// Notes that it is us who close the connection.
+    pub(crate) fn note_our_end(&self) {
         if let Some(connection) = self.connection() {
             connection.closed_by_us.set(true);
         }
@@ -357,6 +400,11 @@ impl Lease {
 
     /// Request and response are complete: the connection may serve the next request.
     pub(crate) fn release(mut self, now: Instant) {
+        if self.switch.is_some() {
+            // What the client sends next may be meant for the other protocol, and who knows what the
+            // host takes it for.
+            return;
+        }
         let Some(ready) = self.ready.take() else {
             return;
         };

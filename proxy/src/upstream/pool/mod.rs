@@ -8,6 +8,7 @@ mod failure;
 mod guard;
 pub(crate) mod http1;
 pub(crate) mod http2;
+mod switch;
 mod upload;
 mod wait;
 
@@ -21,6 +22,7 @@ use std::{
 
 pub(crate) use failure::{ConnectFailure, Failure, Limit};
 pub(crate) use guard::ActiveRequest;
+pub(crate) use switch::Switched;
 pub(crate) use upload::{Upload, UploadState};
 
 use super::{
