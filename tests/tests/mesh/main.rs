@@ -10,6 +10,7 @@ mod policies;
 mod rejections;
 mod scope;
 mod traces;
+mod upgrades;
 
 use std::sync::{PoisonError, RwLock};
 
