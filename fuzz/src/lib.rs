@@ -17,6 +17,10 @@ use outrigger_proxy::{
         route::{PathMatch, RouteConfiguration as Config, VirtualHost},
     },
     convert::{Cx, Sink},
+    listener::filters::{
+        client_hello::{self, Hello},
+        http_head::{self, Head},
+    },
     router::Table,
     telemetry::stats::Registry,
 };
@@ -47,6 +51,25 @@ pub fn mesh_files(text: &str) {
 pub fn regex(text: &str) {
     if let Err(reason) = outrigger_proto::compile_whole_regex(text) {
         assert!(!reason.is_empty());
+    }
+}
+
+/// Any bytes as the first of a connection: what listener filters say of them stays true whatever follows.
+pub fn first_bytes(bytes: &[u8]) {
+    const MAX: usize = 16 * 1024;
+    let hello = client_hello::parse(bytes, MAX);
+    let head = http_head::parse(bytes);
+    if let Hello::Found(found) = &hello {
+        let name = found.server_name.as_deref().unwrap_or("none");
+        assert!(!name.is_empty() && name.len() <= 255);
+        assert!(found.protocols.iter().all(|name| !name.is_empty()));
+    }
+    for end in [bytes.len() / 3, bytes.len().saturating_sub(1)] {
+        let part = bytes.get(..end).unwrap_or_default();
+        let before = client_hello::parse(part, MAX);
+        assert!(before == Hello::More || before == hello);
+        let before = http_head::parse(part);
+        assert!(before == Head::More || before == head);
     }
 }
 

@@ -16,10 +16,7 @@ use http::{Request, uri::Scheme};
 
 use crate::{
     bootstrap::{Overrides, load},
-    config::{
-        http_connection_manager::RouteSource, listener::NetworkFilter, route::Priority,
-        route::RouteConfiguration,
-    },
+    config::{http_connection_manager::RouteSource, route::Priority, route::RouteConfiguration},
     router::Table,
     telemetry::stats::Registry,
     upstream::{Cluster, lb::Key as PickKey, pool::Pools},
@@ -105,8 +102,10 @@ fn routes() -> Arc<RouteConfiguration> {
 "
     );
     let bootstrap = load(&text, &Overrides::default()).unwrap();
-    let NetworkFilter::HttpConnectionManager(manager) =
-        &bootstrap.listeners[0].filter_chains[0].filter;
+    let manager = bootstrap.listeners[0].filter_chains[0]
+        .filter
+        .http()
+        .unwrap();
     match &manager.routes {
         RouteSource::Inline(routes) => Arc::clone(routes),
         RouteSource::Rds { .. } => panic!("inline routes"),

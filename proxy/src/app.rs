@@ -34,7 +34,7 @@ use crate::{
         otlp::Exporters,
         stats::Registry,
     },
-    upstream::{Cluster, dns::Resolver, health, outlier},
+    upstream::{self, Cluster, dns::Resolver, health, outlier},
     worker::{self, Drain, Phase, Scope},
     xds::{self, Control},
 };
@@ -435,6 +435,8 @@ impl Host for ProcessHost {
             drop(warm.send(xds::Command::Warm));
         });
         let warm = self.commands.clone();
+        // They end with the cluster, too.
+        let _task = upstream::destinations::watch(cluster);
         // The look-ups end with the cluster. A stopped main loop needs no waking.
         let _task = self
             .resolver

@@ -15,6 +15,7 @@ pub mod convert;
 pub mod filters;
 pub mod http;
 pub mod listener;
+pub mod relay;
 pub mod router;
 pub mod snapshot;
 pub mod telemetry;

@@ -15,6 +15,7 @@ use std::{
 };
 
 use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
+use outrigger_tests::client::hello::client_hello;
 use prost::Message as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
@@ -133,6 +134,20 @@ fn otlp() {
     let resource = wrap(&scope);
     let export = [&[0x0a, resource.len() as u8], &resource[..]].concat();
     bytes("otlp", 12_000, &[export], targets::otlp);
+}
+
+#[test]
+fn first_bytes() {
+    let protocols = ["h2".to_owned(), "http/1.1".to_owned()];
+    let hello = |record| client_hello(Some("a.example.com"), &protocols, record);
+    let seeds = [
+        hello(16_384),
+        hello(50),
+        hello(1),
+        b"GET /path HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+    ];
+    bytes("first_bytes", 20_000, &seeds, targets::first_bytes);
 }
 
 #[test]

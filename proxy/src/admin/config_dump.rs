@@ -383,7 +383,9 @@ fn add_endpoints(dump: &Dump, context: &Context, lists: &mut Lists) {
                 });
                 ("dynamic_endpoint_configs", entry)
             }
-            Discovery::Static(_) | Discovery::StrictDns(_) => ("static_endpoint_configs", None),
+            Discovery::Static(_) | Discovery::StrictDns(_) | Discovery::OriginalDst(_) => {
+                ("static_endpoint_configs", None)
+            }
         };
         let element = element(lists, list, cluster.name());
         if let Some(entry) = assignment {

@@ -122,6 +122,9 @@ fn connection_info(stream: &TcpStream, context: &Context) -> io::Result<Rc<Conne
         id: NEXT_ID.fetch_add(1, Relaxed),
         remote: stream.peer_addr()?,
         local: stream.local_addr()?,
+        real_local: stream.local_addr()?,
+        is_redirected: false,
+        server_name: None,
         listener: Arc::clone(&context.listener),
         start: Instant::now(),
     }))

@@ -78,6 +78,8 @@ pub enum Discovery {
     Static(LoadAssignment),
     /// Names from the load assignment; every address of a name is a host.
     StrictDns(Dns),
+    /// Wherever each connection was going to.
+    OriginalDst(OriginalDst),
     /// From EDS.
     Eds {
         /// The resource's name.
@@ -85,6 +87,17 @@ pub enum Discovery {
         /// Where it comes from.
         source: ConfigSource,
     },
+}
+
+/// Where an ORIGINAL_DST cluster's hosts come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginalDst {
+    /// The header of HTTP requests that says the host, if it is there.
+    pub http_header: Option<http::HeaderName>,
+    /// Instead of the destination's port.
+    pub port: Option<u16>,
+    /// Hosts that were not used for that long are forgotten. Default 5 s.
+    pub cleanup_interval: Duration,
 }
 
 /// The names of a STRICT_DNS cluster.

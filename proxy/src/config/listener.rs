@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    access_log::AccessLog, cluster::TcpKeepalive, http_connection_manager::HttpConnectionManager,
+    access_log::AccessLog, chain_match::ChainMatcher, cluster::TcpKeepalive,
+    http_connection_manager::HttpConnectionManager, tcp_proxy::TcpProxy,
 };
 
 /// `envoy.config.listener.v3.Listener`.
@@ -15,8 +16,22 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// `stat_prefix`; default is the address with `.`→`.` as Envoy prints it (`0.0.0.0_8080`).
     pub stat_prefix: Option<Arc<str>>,
-    /// In order of definition. (This slice: exactly one, without match.)
+    /// In order of definition, then the default chain, if there is one.
     pub filter_chains: Vec<Arc<FilterChain>>,
+    /// Finds the place of a connection's chain.
+    pub matcher: ChainMatcher,
+    /// Look at connections before their chain is chosen, in this order.
+    pub listener_filters: Vec<ListenerFilter>,
+    /// How long they may take; none is no limit. Default 15 s.
+    pub listener_filters_timeout: Option<Duration>,
+    /// After that time the connection goes on with what is known of it.
+    pub continue_on_listener_filters_timeout: bool,
+    /// Hands connections to the listener whose address they were going to.
+    pub use_original_dst: bool,
+    /// Whether it has a socket; else it only takes what others hand over.
+    pub bind_to_port: bool,
+    /// IP_TRANSPARENT: takes connections to any address.
+    pub transparent: bool,
     /// Soft limit of buffers per connection, bytes. Default 1 MiB.
     pub per_connection_buffer_limit_bytes: u32,
     /// `traffic_direction`.
@@ -73,4 +88,33 @@ pub struct FilterChain {
 pub enum NetworkFilter {
     /// `envoy.filters.network.http_connection_manager`.
     HttpConnectionManager(Arc<HttpConnectionManager>),
+    /// `envoy.filters.network.tcp_proxy`.
+    TcpProxy(Arc<TcpProxy>),
+}
+
+impl NetworkFilter {
+    /// The connection manager, if it is one.
+    #[must_use]
+    pub fn http(&self) -> Option<&Arc<HttpConnectionManager>> {
+        match self {
+            Self::HttpConnectionManager(manager) => Some(manager),
+            Self::TcpProxy(_) => None,
+        }
+    }
+}
+
+/// Listener filters that we have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerFilter {
+    /// `envoy.filters.listener.original_dst`: where the connection was going to.
+    OriginalDst,
+    /// `envoy.filters.listener.tls_inspector`: whether it speaks TLS, to whom, and what within.
+    TlsInspector {
+        /// The longest ClientHello, bytes.
+        max_client_hello_size: usize,
+        /// A ClientHello that makes no sense ends the connection.
+        closes_on_errors: bool,
+    },
+    /// `envoy.filters.listener.http_inspector`: whether it speaks HTTP, and which.
+    HttpInspector,
 }

@@ -38,6 +38,8 @@ pub enum LbPolicy {
         /// What both consistent hashes share.
         consistent: Consistent,
     },
+    /// The cluster knows by itself where to (`CLUSTER_PROVIDED`).
+    ClusterProvided,
     /// The one of lowest latency times requests in progress, of a few picked at random.
     PeakEwma(PeakEwma),
 }

@@ -10,6 +10,7 @@
 
 pub mod access_log;
 pub mod bootstrap;
+pub mod chain_match;
 pub mod cluster;
 pub mod format;
 pub mod fraction;
@@ -27,5 +28,6 @@ pub mod per_filter;
 pub mod retry;
 pub mod route;
 pub mod source;
+pub mod tcp_proxy;
 pub mod tracing;
 pub mod upgrade;

@@ -1,2 +1,4 @@
-//! (being written)
+//! Filters of requests and of connections.
+
 pub mod http;
+pub mod network;

@@ -3,22 +3,29 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use ::http::Version;
 use bytes::{Bytes, BytesMut};
 use tokio::{net::TcpStream, task::spawn_local};
 
 use super::{
-    DownstreamCx, http1, http2,
+    DownstreamCx,
+    connection_manager::HcmRuntime,
+    http1, http2,
     io::{Io, IoWatch},
 };
 use crate::{
-    config::http_connection_manager::Codec, listener::Active,
-    telemetry::stream_info::ConnectionInfo, worker::Worker,
+    config::http_connection_manager::Codec,
+    listener::Active,
+    telemetry::{
+        format,
+        stream_info::{ConnectionInfo, StreamInfo},
+    },
+    worker::{self, Worker},
 };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -38,19 +45,13 @@ pub(super) enum End {
 pub fn start(
     worker: Rc<Worker>,
     listener: Arc<Active>,
+    hcm: Arc<HcmRuntime>,
     stream: TcpStream,
-    remote: SocketAddr,
-    local: SocketAddr,
+    info: ConnectionInfo,
 ) {
     let now = Instant::now();
     let cx = Rc::new(DownstreamCx {
-        info: Rc::new(ConnectionInfo {
-            id: worker.connection_id(),
-            remote,
-            local,
-            listener: Arc::clone(&listener.config),
-            start: now,
-        }),
+        info: Rc::new(info),
         watch: Rc::new(IoWatch::default()),
         streams: Cell::new(0),
         requests: Cell::new(0),
@@ -63,6 +64,7 @@ pub fn start(
         was_in_use: Cell::new(false),
         buckets: RefCell::default(),
         listener,
+        hcm,
         worker,
     });
     let guard = Guard::new(&cx);
@@ -74,7 +76,7 @@ pub fn start(
 }
 
 async fn run(cx: &Rc<DownstreamCx>, stream: TcpStream) -> End {
-    let hcm = &cx.listener.hcm;
+    let hcm = &cx.hcm;
     let (is_http2, first) = match hcm.config.codec {
         Codec::Http1 => (false, Bytes::new()),
         Codec::Http2 => (true, Bytes::new()),
@@ -141,14 +143,17 @@ struct Guard {
 
 impl Guard {
     fn new(cx: &Rc<DownstreamCx>) -> Self {
-        let stats = &cx.listener.hcm.stats;
+        let stats = &cx.hcm.stats;
         stats.cx_total.inc();
         stats.cx_active.inc();
         cx.listener.stats.cx_total.inc();
         cx.listener.stats.cx_active.inc();
         // Unless the connection says otherwise at its end, its task was dropped.
         Self {
-            key: cx.worker.connections.insert(cx),
+            key: cx
+                .worker
+                .connections
+                .insert(Rc::clone(cx) as Rc<dyn worker::Connection>),
             cx: Rc::clone(cx),
             end: End::Local,
         }
@@ -159,7 +164,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let cx = &self.cx;
         cx.worker.connections.remove(self.key);
-        let stats = &cx.listener.hcm.stats;
+        let stats = &cx.hcm.stats;
         let had_streams = cx.streams.get() > 0 || cx.was_in_use.get();
         // It knows the connection: neither would go without the other.
         cx.switched.take();
@@ -183,6 +188,7 @@ impl Drop for Guard {
         cx.listener.stats.cx_active.dec();
         cx.listener.stats.cx_destroy.inc();
         cx.listener.stats.cx_length_ms.record(length);
+        cx.log();
     }
 }
 
@@ -200,9 +206,30 @@ pub(super) enum Timeout {
 }
 
 impl DownstreamCx {
+    /// Writes the lines of the listener's access logs.
+    fn log(&self) {
+        let logs = &self.listener.access_logs;
+        if logs.is_empty() {
+            return;
+        }
+        let mut info = StreamInfo::new(Rc::clone(&self.info), Version::HTTP_09);
+        info.start = self.info.start;
+        info.start_time = SystemTime::now()
+            .checked_sub(self.info.start.elapsed())
+            .unwrap_or(info.start_time);
+        info.bytes_received.set(self.watch.received.get());
+        info.bytes_sent.set(self.watch.sent.get());
+        logs.log(&format::Context {
+            info: &info,
+            request: None,
+            response: None,
+            trailers: None,
+        });
+    }
+
     /// The next of the connection's own deadlines.
     pub(super) fn deadline(&self) -> Option<(Instant, Timeout)> {
-        let config = &self.listener.hcm.config;
+        let config = &self.hcm.config;
         let is_idle = self.streams.get() == 0;
         let at = |duration: Duration, since: Instant, what| {
             (!duration.is_zero()).then(|| (since + duration, what))

@@ -80,11 +80,7 @@ enum Stop {
 /// Serves the connection to its end.
 pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
     let streams = Streams { cx: Rc::clone(cx) };
-    let mut connection = cx
-        .listener
-        .hcm
-        .http1
-        .serve_connection(TokioIo::new(io), streams);
+    let mut connection = cx.hcm.http1.serve_connection(TokioIo::new(io), streams);
     let mut timer = cx.worker.timers.timer();
     let stop = poll_fn(|task| poll_connection(&mut connection, cx, &mut timer, task)).await;
     match stop {
@@ -111,7 +107,7 @@ pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
                     End::Local
                 };
             }
-            let config = &cx.listener.hcm.config;
+            let config = &cx.hcm.config;
             let reply = strict::parse_failure(&error, &cx.watch, config);
             refuse(connection, cx, reply, &mut timer).await
         }
@@ -140,7 +136,7 @@ fn poll_connection(
         return Poll::Ready(Stop::Gone);
     }
     cx.remember(task.waker());
-    let stats = &cx.listener.hcm.stats;
+    let stats = &cx.hcm.stats;
     loop {
         // The stream's own deadlines once its response is on its way: a client that stops reading stops
         // everything that could look at a clock.
@@ -210,7 +206,7 @@ fn look_for_client(cx: &DownstreamCx, timer: &mut Timer, task: &mut Context<'_>)
 /// When a head that has begun to come in must be there.
 fn head_deadline(cx: &DownstreamCx) -> Option<(Instant, Expiry)> {
     let start = cx.watch.head_start.get()?;
-    let config = &cx.listener.hcm.config;
+    let config = &cx.hcm.config;
     [
         (config.request_headers_timeout, Expiry::RequestHeaders),
         (config.request_timeout, Expiry::Request),
@@ -236,7 +232,7 @@ async fn refuse(
     let mut io = connection.into_parts().io.into_inner();
     cx.watch.set_between_responses(false);
     let (text, stream) = Stream::new(cx, Version::HTTP_11).refuse(reply);
-    let delay = cx.listener.hcm.config.delayed_close_timeout;
+    let delay = cx.hcm.config.delayed_close_timeout;
     let limit = Instant::now() + delay.max(Duration::from_secs(1));
     let write = async {
         io.write_all(&text).await?;

@@ -44,7 +44,7 @@ fn builder(config: &HttpConnectionManager) -> h2::server::Builder {
 
 /// Serves the connection to its end.
 pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
-    let hcm = &cx.listener.hcm;
+    let hcm = &cx.hcm;
     let mut timer = cx.worker.timers.timer();
     let idle = hcm.config.idle_timeout;
     let deadline = (!idle.is_zero()).then(|| Instant::now() + idle);
@@ -65,7 +65,7 @@ fn ended(cx: &DownstreamCx, error: &h2::Error) -> End {
     if error.is_io() || error.is_remote() {
         return End::Remote;
     }
-    cx.listener.hcm.stats.cx_protocol_error.inc();
+    cx.hcm.stats.cx_protocol_error.inc();
     End::Local
 }
 
@@ -94,7 +94,7 @@ impl<'a> Driver<'a> {
         cx: &'a Rc<DownstreamCx>,
         timer: Timer,
     ) -> Self {
-        let settings = cx.listener.hcm.config.http2.keepalive.as_ref();
+        let settings = cx.hcm.config.http2.keepalive.as_ref();
         let keepalive = settings.and_then(|settings| {
             let interval = settings.interval?;
             Some(Keepalive {
@@ -149,7 +149,7 @@ impl<'a> Driver<'a> {
         if self.is_going_away {
             return;
         }
-        let stats = &self.cx.listener.hcm.stats;
+        let stats = &self.cx.hcm.stats;
         if self.cx.is_to_go() {
             stats.cx_drain_close.inc();
             self.go_away();
@@ -168,7 +168,7 @@ impl<'a> Driver<'a> {
 
     fn poll_timers(&mut self, task: &mut Context<'_>) -> Timers {
         if self.cx.draining.get().is_some() && !self.is_going_away {
-            self.cx.listener.hcm.stats.cx_drain_close.inc();
+            self.cx.hcm.stats.cx_drain_close.inc();
             self.go_away();
             return Timers::Again;
         }
@@ -177,7 +177,7 @@ impl<'a> Driver<'a> {
         {
             return Timers::Close;
         }
-        let stats = &self.cx.listener.hcm.stats;
+        let stats = &self.cx.hcm.stats;
         while let Some((at, what)) = self.cx.deadline() {
             if self.timer.poll_until(at, task).is_pending() {
                 return Timers::Wait;

@@ -60,8 +60,8 @@ impl Stream {
     #[must_use]
     pub fn new(connection: &Rc<DownstreamCx>, version: Version) -> Box<Self> {
         let info = StreamInfo::new(Rc::clone(&connection.info), version);
-        let config = &connection.listener.hcm.config;
-        let stats = &connection.listener.hcm.stats;
+        let config = &connection.hcm.config;
+        let stats = &connection.hcm.stats;
         stats.rq_total.inc();
         if version == Version::HTTP_2 {
             stats.rq_http2_total.inc();
@@ -147,7 +147,7 @@ impl Stream {
     async fn respond(&mut self, mut parts: Box<Parts>, body: Body) -> Result<Response, LocalReply> {
         let cx = &mut self.cx;
         let connection = Rc::clone(&cx.connection);
-        let hcm = &connection.listener.hcm;
+        let hcm = &connection.hcm;
 
         // 1. Is the head acceptable? What comes from the codec is refused before anything is known.
         let is_http2 = parts.version == Version::HTTP_2;
@@ -264,7 +264,7 @@ impl Stream {
     /// there goes out as it is.
     async fn answer_through_filters(&mut self, reply: LocalReply) -> Response {
         let connection = Rc::clone(&self.cx.connection);
-        let filters = &connection.listener.hcm.filters;
+        let filters = &connection.hcm.filters;
         let status = reply.status;
         let mut response = self.answer(reply);
         let cx = &mut self.cx;
@@ -285,7 +285,7 @@ impl Stream {
     /// Makes our own answer and notes why.
     fn answer(&mut self, mut reply: LocalReply) -> Response {
         let cx = &mut self.cx;
-        let hcm = Rc::clone(&cx.connection).listener.hcm.clone();
+        let hcm = Rc::clone(&cx.connection).hcm.clone();
         let to = ReplyTo {
             is_grpc: self.request.is_grpc,
             shows_reason: hcm.shows_reason,
@@ -319,7 +319,7 @@ impl Stream {
         let now = Instant::now();
         let (mut head, body) = response.into_parts();
         let connection = Rc::clone(&self.cx.connection);
-        let hcm = &connection.listener.hcm;
+        let hcm = &connection.hcm;
         let info = &mut self.cx.info;
         let is_http1 = info.protocol != Version::HTTP_2;
         // A 400 says that the message made no sense: what follows on an HTTP/1 connection may not either.
@@ -401,7 +401,7 @@ impl Stream {
             keeps_upgrade: false,
             switches: false,
         };
-        headers::finish_response(response.headers_mut(), &connection.listener.hcm.config, cx);
+        headers::finish_response(response.headers_mut(), &connection.hcm.config, cx);
         self.cx.info.response_code = Some(status);
         self.log_response(response.headers());
         if let Body::Full(body) = response.body() {
@@ -445,7 +445,7 @@ impl Stream {
             self.count_expiry(expiry);
         }
         let connection = &self.cx.connection;
-        let hcm = &connection.listener.hcm;
+        let hcm = &connection.hcm;
         let info = &mut self.cx.info;
         info.downstream.last_tx = Some(now);
         let is_upgrade = self.cx.upgrade != Upgrade::No;
@@ -524,7 +524,7 @@ impl Stream {
     }
 
     fn log_response(&mut self, headers: &http::HeaderMap) {
-        let Some(needed) = &self.cx.connection.listener.hcm.needed else {
+        let Some(needed) = &self.cx.connection.hcm.needed else {
             return;
         };
         let needed = &needed.response;

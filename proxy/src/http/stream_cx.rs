@@ -21,7 +21,7 @@ use crate::{
         format::RequestRecord,
         stream_info::{ConnectionInfo, StreamInfo},
     },
-    worker::{SharedSnapshot, Worker},
+    worker::{self, SharedSnapshot, Worker},
 };
 
 /// The context of one stream (one request and its response).
@@ -72,6 +72,8 @@ pub struct DownstreamCx {
     pub worker: Rc<Worker>,
     /// The listener as it was when the connection was accepted.
     pub listener: Arc<Active>,
+    /// The connection manager of its filter chain.
+    pub hcm: Arc<HcmRuntime>,
     /// Addresses, times.
     pub info: Rc<ConnectionInfo>,
     /// What the socket shows.
@@ -131,7 +133,7 @@ impl StreamCx {
     /// Notes the request's head for access logs and spans, if there are any. Called again after each
     /// step that changes the head, so that they see it as it was sent.
     pub fn record(&mut self, parts: &http::request::Parts) {
-        if let Some(needed) = &self.connection.listener.hcm.needed {
+        if let Some(needed) = &self.connection.hcm.needed {
             self.record = Some(RequestRecord::new(parts, &self.scheme, &needed.request));
         }
     }
@@ -139,7 +141,17 @@ impl StreamCx {
     /// The connection manager that the stream belongs to.
     #[must_use]
     pub fn hcm(&self) -> &Arc<HcmRuntime> {
-        &self.connection.listener.hcm
+        &self.connection.hcm
+    }
+}
+
+impl worker::Connection for DownstreamCx {
+    fn listener(&self) -> &Arc<Active> {
+        &self.listener
+    }
+
+    fn drain(&self) {
+        Self::drain(self);
     }
 }
 
@@ -156,7 +168,7 @@ impl DownstreamCx {
     /// (`100 Continue`), before anything is known of the request, as Envoy does; it is counted then.
     #[must_use]
     pub fn invites(&self, headers: &http::HeaderMap) -> bool {
-        let hcm = &self.listener.hcm;
+        let hcm = &self.hcm;
         let invites = !hcm.config.proxy_100_continue && headers::expects_continue(headers);
         if invites {
             hcm.stats.rq.count(StatusCode::CONTINUE);
@@ -183,7 +195,7 @@ impl DownstreamCx {
     /// Whether there were as many requests as there may be.
     #[must_use]
     pub fn has_max_requests(&self) -> bool {
-        let max = self.listener.hcm.config.max_requests_per_connection;
+        let max = self.hcm.config.max_requests_per_connection;
         max > 0 && self.requests.get() >= max
     }
 }

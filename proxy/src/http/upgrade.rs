@@ -177,7 +177,7 @@ pub(super) async fn relay(
 
 /// Ready when the connection's own time is over.
 fn poll_connection(cx: &DownstreamCx, timer: &mut Timer, task: &mut Context<'_>) -> Poll<()> {
-    let stats = &cx.listener.hcm.stats;
+    let stats = &cx.hcm.stats;
     while let Some((at, what)) = cx.deadline() {
         ready!(timer.poll_until(at, task));
         match what {

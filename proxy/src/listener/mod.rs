@@ -1,5 +1,6 @@
 //! Listeners at run time: bound sockets, statistics, and what accepted connections are given to.
 
+pub mod filters;
 mod sockets;
 mod stats;
 
@@ -11,11 +12,16 @@ pub use stats::ListenerStats;
 use crate::{
     config::{
         http_connection_manager::RouteSource,
-        listener::{Listener, NetworkFilter},
+        listener::{Listener, NetworkFilter, TrafficDirection},
     },
+    filters::network::tcp_proxy::TcpProxyRuntime,
     http::connection_manager::HcmRuntime,
     router::Table,
-    telemetry::{access_log::AccessLogs, otlp::Exporters, stats::Registry},
+    telemetry::{
+        access_log::{AccessLogs, Loggers},
+        otlp::Exporters,
+        stats::Registry,
+    },
 };
 
 /// What listeners are built with.
@@ -39,6 +45,15 @@ pub struct Build {
     pub service_node: Arc<str>,
 }
 
+/// The network filter of a chain.
+#[derive(Clone, Debug)]
+pub enum ChainFilter {
+    /// Requests are understood.
+    Http(Arc<HcmRuntime>),
+    /// Bytes are passed on.
+    Tcp(Arc<TcpProxyRuntime>),
+}
+
 /// One listener of a snapshot.
 #[derive(Debug)]
 pub struct Active {
@@ -46,8 +61,12 @@ pub struct Active {
     pub config: Arc<Listener>,
     /// `listener.<address>.…`
     pub stats: ListenerStats,
-    /// The connection manager of its filter chain.
-    pub hcm: Arc<HcmRuntime>,
+    /// What its filter chains do, in their order.
+    pub chains: Vec<ChainFilter>,
+    /// Connection-level access logs.
+    pub access_logs: Loggers,
+    /// `tls_inspector.…`, `http_inspector.…`
+    pub filter_stats: Option<filters::Stats>,
     /// Its bound sockets, in the order of its addresses.
     pub sockets: Vec<Arc<Sockets>>,
 }
@@ -63,10 +82,6 @@ impl Active {
         previous: Option<&Arc<Self>>,
         build: &Build,
     ) -> Result<Arc<Self>, String> {
-        let Some(chain) = config.filter_chains.first() else {
-            return Err(format!("listener '{}' has no filter chain", config.name));
-        };
-        let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
         let old: &[_] = previous.map_or(&[], |previous| &previous.sockets);
         let mut sockets = Vec::with_capacity(config.addresses.len());
         for address in &config.addresses {
@@ -79,35 +94,49 @@ impl Active {
                 })?,
             );
         }
-        let inline_routes = match &manager.routes {
-            RouteSource::Inline(routes) => {
-                let table =
-                    Table::compile(Arc::clone(routes), &build.registry).map_err(|errors| {
-                        errors
-                            .iter()
-                            .map(ToString::to_string)
-                            .collect::<Vec<_>>()
-                            .join("; ")
-                    })?;
-                Some(Arc::new(table))
-            }
-            RouteSource::Rds { .. } => None,
-        };
         let scope = format!("listener.{}", stat_name(&config, &sockets));
-        let hcm = HcmRuntime::new(
-            Arc::clone(manager),
-            inline_routes,
-            build,
-            config.direction,
-            &scope,
-        )?;
+        let chains = config.filter_chains.iter();
+        let chains = chains
+            .map(|chain| chain_filter(&chain.filter, build, config.direction, &scope))
+            .collect::<Result<_, _>>()?;
+        let has_filters = !config.listener_filters.is_empty();
         Ok(Arc::new(Self {
             stats: ListenerStats::new(&build.registry.scope(&scope)),
-            hcm: Arc::new(hcm),
+            chains,
+            access_logs: build.access_logs.compile(&config.access_log)?,
+            filter_stats: has_filters.then(|| filters::Stats::new(&build.registry)),
             sockets,
             config,
         }))
     }
+}
+
+fn chain_filter(
+    filter: &NetworkFilter,
+    build: &Build,
+    direction: TrafficDirection,
+    scope: &str,
+) -> Result<ChainFilter, String> {
+    let manager = match filter {
+        NetworkFilter::HttpConnectionManager(manager) => manager,
+        NetworkFilter::TcpProxy(proxy) => {
+            let logs = build.access_logs.compile(&proxy.access_log)?;
+            let runtime = TcpProxyRuntime::new(Arc::clone(proxy), logs, &build.registry);
+            return Ok(ChainFilter::Tcp(Arc::new(runtime)));
+        }
+    };
+    let inline_routes = match &manager.routes {
+        RouteSource::Inline(routes) => {
+            let table = Table::compile(Arc::clone(routes), &build.registry).map_err(|errors| {
+                let errors = errors.iter().map(ToString::to_string);
+                errors.collect::<Vec<_>>().join("; ")
+            })?;
+            Some(Arc::new(table))
+        }
+        RouteSource::Rds { .. } => None,
+    };
+    let hcm = HcmRuntime::new(Arc::clone(manager), inline_routes, build, direction, scope)?;
+    Ok(ChainFilter::Http(Arc::new(hcm)))
 }
 
 impl Active {

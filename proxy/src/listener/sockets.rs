@@ -33,6 +33,9 @@ struct Options {
     reuse_port: bool,
     freebind: bool,
     backlog: i32,
+    transparent: bool,
+    /// None of it: connections are handed over.
+    is_virtual: bool,
 }
 
 impl Sockets {
@@ -52,10 +55,20 @@ impl Sockets {
             backlog: config
                 .tcp_backlog_size
                 .map_or(BACKLOG, |size| i32::try_from(size).unwrap_or(i32::MAX)),
+            transparent: config.transparent,
+            is_virtual: !config.bind_to_port,
         };
         let same = |old: &&Arc<Self>| old.configured == configured && old.options == options;
         if let Some(old) = previous.iter().find(same) {
             return Ok(Arc::clone(old));
+        }
+        if options.is_virtual {
+            return Ok(Arc::new(Self {
+                configured,
+                address: configured,
+                options,
+                waiting: Mutex::new((0..workers).map(|_| None).collect()),
+            }));
         }
         let first = options.socket(configured)?;
         // The port that the system chose for the first is everyone's.
@@ -153,6 +166,13 @@ impl Options {
                 socket.set_freebind_v6(true)?;
             } else {
                 socket.set_freebind_v4(true)?;
+            }
+        }
+        if self.transparent {
+            if address.is_ipv6() {
+                socket.set_ip_transparent_v6(true)?;
+            } else {
+                socket.set_ip_transparent_v4(true)?;
             }
         }
         socket.bind(&address.into())?;

@@ -17,6 +17,14 @@ pub struct ListenerStats {
     pub cx_overflow: Counter,
     /// `no_filter_chain_match`
     pub no_filter_chain_match: Counter,
+    /// `downstream_pre_cx_active`: connections that listener filters look at.
+    pub pre_cx_active: Gauge,
+    /// `downstream_pre_cx_timeout`
+    pub pre_cx_timeout: Counter,
+    /// `downstream_listener_filter_remote_close`
+    pub filter_remote_close: Counter,
+    /// `downstream_listener_filter_error`
+    pub filter_error: Counter,
 }
 
 impl ListenerStats {
@@ -30,6 +38,10 @@ impl ListenerStats {
             cx_length_ms: scope.histogram("downstream_cx_length_ms", Unit::Milliseconds),
             cx_overflow: scope.counter("downstream_cx_overflow"),
             no_filter_chain_match: scope.counter("no_filter_chain_match"),
+            pre_cx_active: scope.gauge("downstream_pre_cx_active"),
+            pre_cx_timeout: scope.counter("downstream_pre_cx_timeout"),
+            filter_remote_close: scope.counter("downstream_listener_filter_remote_close"),
+            filter_error: scope.counter("downstream_listener_filter_error"),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod answer;
 mod attempt;
 mod choice;
+mod destination;
 mod failure;
 mod filters;
 mod forward;

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -15,6 +16,7 @@ use super::{
     Match,
     answer::Answer,
     attempt::{Attempt, Outcome, take_in},
+    destination,
     failure::{Ended, Told},
     forward::{mutate_response, prepare},
     hash::RequestHash,
@@ -87,6 +89,8 @@ struct Sending<'a> {
     parts: Option<Box<Parts>>,
     body: Source,
     hash: RequestHash,
+    /// Where an ORIGINAL_DST cluster sends it.
+    destination: Option<SocketAddr>,
     /// What response mutations read of the request.
     record: Option<RequestRecord>,
     /// Of the body in this try.
@@ -146,6 +150,7 @@ impl<'a> Sending<'a> {
         }
         // Of the request as the route makes it, as in Envoy.
         let hash = RequestHash::new(cx, action, &cluster, &parts);
+        let destination = destination::of(cx, &cluster, &parts.headers);
         let retry = Retry::new(action, &mut parts, &cx.scheme, controls);
         cluster.circuit.of(action.priority).note_request(start);
         let worker = Rc::clone(cx.worker());
@@ -167,6 +172,7 @@ impl<'a> Sending<'a> {
             parts: Some(parts),
             body: Source::New(body),
             hash,
+            destination,
             record: None,
             upload: None,
             request_end: None,
@@ -181,7 +187,10 @@ impl<'a> Sending<'a> {
                 .stats
                 .codes
                 .count(StatusCode::SERVICE_UNAVAILABLE, cx.is_internal);
-            let reply = reason::no_healthy_upstream(self.matched, &self.cluster);
+            let reply = match &self.cluster.destinations {
+                Some(_) => destination::none(cx, self.matched, &self.cluster),
+                None => reason::no_healthy_upstream(self.matched, &self.cluster),
+            };
             return Err(self.with_attempt_count(reply));
         };
         self.tries += 1;
@@ -265,7 +274,11 @@ impl<'a> Sending<'a> {
     fn pick(&self) -> Option<Arc<Host>> {
         let pick = |attempt| {
             let hash = self.hash.hash;
-            let key = lb::Key { hash, attempt };
+            let key = lb::Key {
+                hash,
+                attempt,
+                destination: self.destination,
+            };
             let random = || self.worker.random();
             self.worker.pools.pick(&self.cluster, key, random)
         };

@@ -195,7 +195,7 @@ impl Clusters {
                     service_name,
                     source,
                 } => Some((SourceKey(source.kind.clone()), Arc::clone(service_name))),
-                Discovery::Static(_) | Discovery::StrictDns(_) => None,
+                Discovery::Static(_) | Discovery::StrictDns(_) | Discovery::OriginalDst(_) => None,
             })
             .collect()
     }

@@ -104,7 +104,7 @@ impl Listeners {
     pub(super) fn stat_prefix_of(&self, route: &str) -> Option<Arc<str>> {
         self.by_name.all().find_map(|active| {
             active.config.filter_chains.iter().find_map(|chain| {
-                let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
+                let manager = chain.filter.http()?;
                 match &manager.routes {
                     RouteSource::Rds { name, .. } if **name == *route => {
                         Some(Arc::clone(&manager.stat_prefix))
@@ -207,25 +207,31 @@ fn overlap(old: &Listener, new: &Listener) -> bool {
 }
 
 fn inline_clusters(listener: &Listener) -> impl Iterator<Item = Arc<str>> + '_ {
-    listener.filter_chains.iter().flat_map(|chain| {
-        let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
-        match &manager.routes {
-            RouteSource::Inline(config) => named_clusters(config),
-            RouteSource::Rds { .. } => BTreeSet::new(),
-        }
-    })
+    listener
+        .filter_chains
+        .iter()
+        .flat_map(|chain| match &chain.filter {
+            NetworkFilter::HttpConnectionManager(manager) => match &manager.routes {
+                RouteSource::Inline(config) => named_clusters(config),
+                RouteSource::Rds { .. } => BTreeSet::new(),
+            },
+            NetworkFilter::TcpProxy(proxy) => {
+                let names = proxy.clusters.iter();
+                names.map(|(name, _)| Arc::clone(name)).collect()
+            }
+        })
 }
 
 fn route_names(listener: &Listener) -> impl Iterator<Item = (SourceKey, Arc<str>, Duration)> + '_ {
-    listener.filter_chains.iter().filter_map(|chain| {
-        let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
-        match &manager.routes {
+    listener
+        .filter_chains
+        .iter()
+        .filter_map(|chain| match &chain.filter.http()?.routes {
             RouteSource::Inline(_) => None,
             RouteSource::Rds { name, source } => Some((
                 SourceKey(source.kind.clone()),
                 Arc::clone(name),
                 source.initial_fetch_timeout,
             )),
-        }
-    })
+        })
 }

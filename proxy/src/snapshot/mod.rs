@@ -15,7 +15,11 @@ mod stats;
 mod tests;
 mod versions;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::sync::watch;
 
@@ -26,7 +30,7 @@ pub use state::State;
 
 use crate::{
     config::http_connection_manager::RouteSource, listener::Active, router::Table,
-    upstream::Cluster,
+    telemetry::stream_info::ConnectionInfo, upstream::Cluster,
 };
 
 /// A map by name whose lookups run on the request path.
@@ -50,6 +54,36 @@ impl Snapshot {
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
+    }
+
+    /// Our own listener at an address that a connection was going to, if there is one.
+    #[must_use]
+    pub fn own_listener(&self, address: SocketAddr, info: &ConnectionInfo) -> Option<&Arc<str>> {
+        let is_ours = |bound: SocketAddr| {
+            let ip = address.ip();
+            let is_local = || ip.is_loopback() || ip == info.real_local.ip();
+            bound.port() == address.port()
+                && (bound.ip() == ip || (bound.ip().is_unspecified() && is_local()))
+        };
+        let mut bound = self.listeners.iter().filter(|one| one.config.bind_to_port);
+        bound
+            .find(|one| one.sockets.iter().any(|sockets| is_ours(sockets.address())))
+            .map(|one| &one.config.name)
+    }
+
+    /// The listener that connections to an address are handed to: the one with that address, or with that
+    /// port and no address.
+    #[must_use]
+    pub fn listener_at(&self, address: SocketAddr) -> Option<&Arc<Active>> {
+        let at = |wanted: SocketAddr| {
+            let has = |one: &&Arc<Active>| one.sockets.iter().any(|s| s.address() == wanted);
+            self.listeners.iter().find(has)
+        };
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        at(address).or_else(|| at(SocketAddr::new(any, address.port())))
     }
 
     /// The route table that a connection manager refers to by RDS; inline tables are held beside the

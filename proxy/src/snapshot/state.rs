@@ -34,7 +34,7 @@ use crate::{
         cluster::Discovery,
         from_proto,
         http_connection_manager::RouteSource,
-        listener::{Listener, NetworkFilter},
+        listener::Listener,
         source::{ConfigSource, SourceKind},
     },
     convert::{ConfigError, Sink},
@@ -398,7 +398,9 @@ impl State {
     /// routes that do.
     fn check_listener(&self, config: &Listener) -> Result<(), Vec<ConfigError>> {
         for chain in &config.filter_chains {
-            let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
+            let Some(manager) = chain.filter.http() else {
+                continue;
+            };
             match &manager.routes {
                 RouteSource::Rds { source, .. } => {
                     self.check_source("rds.config_source", source)?

@@ -514,7 +514,6 @@ mod properties {
     use super::*;
     use crate::config::{
         http_connection_manager::RouteSource,
-        listener::NetworkFilter,
         route::{Action, ClusterSpecifier},
     };
 
@@ -596,7 +595,7 @@ mod properties {
             }
             Step::BadListener(name) => {
                 let yaml =
-                    LISTENER.replace("name: l,", &format!("name: l{name}, bind_to_port: false,"));
+                    LISTENER.replace("name: l,", &format!("name: l{name}, enable_mptcp: true,"));
                 fixture.send::<Lds>(Kind::Listener, &[(&format!("l{name}"), &yaml)], &[])
             }
             Step::RemoveListener(name) => {
@@ -656,7 +655,7 @@ mod properties {
                     );
                 }
                 for listener in &next.listeners {
-                    let NetworkFilter::HttpConnectionManager(manager) = &listener.config.filter_chains[0].filter;
+                    let manager = listener.config.filter_chains[0].filter.http().unwrap();
                     let RouteSource::Rds { name, .. } = &manager.routes else { panic!("by RDS") };
                     prop_assert!(next.routes.contains_key(name), "listener without routes");
                 }

@@ -25,8 +25,14 @@ pub struct ConnectionInfo {
     pub id: u64,
     /// The peer, as the socket says.
     pub remote: SocketAddr,
-    /// The address that was connected to.
+    /// The address that was connected to, before it was redirected here.
     pub local: SocketAddr,
+    /// The address of the socket itself.
+    pub real_local: SocketAddr,
+    /// Whether the kernel told where the connection was going to.
+    pub is_redirected: bool,
+    /// The name that a TLS client asked for.
+    pub server_name: Option<Box<str>>,
     /// The listener that accepted it.
     pub listener: Arc<config::listener::Listener>,
     /// When it was accepted.

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::{
         self,
+        chain_match::ChainMatcher,
         cluster::{
             CircuitBreakers, Discovery, Endpoint, EndpointAddress, HealthCheckTarget, HealthStatus,
             LbOptions, LbPolicy, LoadAssignment, LocalityEndpoints, UpstreamProtocol,
@@ -31,6 +32,13 @@ pub(crate) fn listener() -> Listener {
         addresses: vec!["127.0.0.1:18080".parse().unwrap()],
         stat_prefix: None,
         filter_chains: Vec::new(),
+        matcher: ChainMatcher::default(),
+        listener_filters: Vec::new(),
+        listener_filters_timeout: None,
+        continue_on_listener_filters_timeout: false,
+        use_original_dst: false,
+        bind_to_port: true,
+        transparent: false,
         per_connection_buffer_limit_bytes: 1 << 20,
         direction: TrafficDirection::Unspecified,
         drain_type: DrainType::Default,
@@ -48,6 +56,9 @@ pub(crate) fn stream_info() -> StreamInfo {
         id: 7,
         remote: "10.0.0.1:4444".parse().unwrap(),
         local: "127.0.0.1:18080".parse().unwrap(),
+        real_local: "127.0.0.1:18080".parse().unwrap(),
+        is_redirected: false,
+        server_name: None,
         listener: Arc::new(listener()),
         start: Instant::now(),
     };

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     circuit::Circuit,
+    destinations::Destinations,
     health::{Checker, HealthFlags},
     host::{Host, HostSpec},
     host_set::{HostSet, Inputs},
@@ -48,6 +49,8 @@ pub struct Cluster {
     pub outlier: Option<Detector>,
     /// Asks hosts how they are, if configured.
     pub health: Option<Checker>,
+    /// Where its connections were going to, where those are its hosts.
+    pub destinations: Option<Destinations>,
     initialized: watch::Sender<bool>,
     /// The version before this one, while it may still serve: it has the same hosts.
     previous: Weak<Self>,
@@ -106,6 +109,14 @@ impl Cluster {
             .health_check
             .as_ref()
             .map(|health| Checker::new(Arc::clone(health), &scope));
+        let destinations = match &config.discovery {
+            Discovery::OriginalDst(original) => Some(Destinations::new(
+                original.clone(),
+                &scope,
+                reusable.and_then(|previous| previous.destinations.as_ref()),
+            )),
+            _ => None,
+        };
         let cluster = Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             hosts: ArcSwap::new(Arc::new(hosts)),
@@ -114,6 +125,7 @@ impl Cluster {
             circuit,
             outlier,
             health,
+            destinations,
             initialized: watch::Sender::new(false),
             previous: reusable.map_or_else(Weak::new, Arc::downgrade),
             is_retired: watch::Sender::new(false),
@@ -121,8 +133,11 @@ impl Cluster {
             config,
         });
         cluster.note_membership(&cluster.hosts.load());
-        if let Discovery::Static(assignment) = &cluster.config.discovery {
-            cluster.update_hosts(assignment);
+        match &cluster.config.discovery {
+            Discovery::Static(assignment) => cluster.update_hosts(assignment),
+            // Its hosts come with its connections.
+            Discovery::OriginalDst(_) => cluster.give_up_waiting(),
+            Discovery::StrictDns(_) | Discovery::Eds { .. } => {}
         }
         cluster
     }
@@ -236,6 +251,12 @@ impl Cluster {
         if let Some(previous) = self.previous.upgrade() {
             previous.refresh_hosts();
         }
+    }
+
+    /// Makes the hosts these. Only called on the main thread.
+    pub(super) fn replace_hosts(&self, hosts: Vec<Arc<Host>>) {
+        let inputs = self.hosts.load().inputs.clone();
+        self.set(hosts, inputs, true);
     }
 
     fn set(&self, hosts: Vec<Arc<Host>>, inputs: Inputs, is_membership_changed: bool) {
@@ -368,6 +389,7 @@ fn same_connections(a: &config::cluster::Cluster, b: &config::cluster::Cluster) 
     let same_discovery = match (&a.discovery, &b.discovery) {
         (Discovery::Static(_), Discovery::Static(_))
         | (Discovery::StrictDns(_), Discovery::StrictDns(_)) => true,
+        (Discovery::OriginalDst(a), Discovery::OriginalDst(b)) => a == b,
         (
             Discovery::Eds {
                 service_name: a, ..

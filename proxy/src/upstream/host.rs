@@ -49,6 +49,8 @@ pub struct Host {
     /// Whether it said that it is to fail its health checks at once.
     fails_immediately: AtomicBool,
     removed: AtomicBool,
+    /// Whether it was used since hosts were last looked through for unused ones.
+    used: AtomicBool,
 }
 
 /// Per-host statistics.
@@ -118,7 +120,20 @@ impl Host {
             checked: AtomicBool::new(false),
             fails_immediately: AtomicBool::new(false),
             removed: AtomicBool::new(false),
+            used: AtomicBool::new(true),
         }
+    }
+
+    /// Notes that it is used.
+    pub(super) fn note_used(&self) {
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+
+    /// Whether it was used since the last call.
+    pub(super) fn take_used(&self) -> bool {
+        self.used.swap(false, Relaxed)
     }
 
     /// Its share of the requests, relative to others.

@@ -2,14 +2,18 @@
 //!
 //! A [`HostSet`] is immutable: an update makes the next one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use super::{
     host::{Health, Host},
     lb::consistent::{self, Table, TableSize, WeightedHosts},
     priority_load::{self, LevelHealth, Share},
 };
-use crate::config::cluster::{Cluster as Config, LoadAssignment, Locality};
+use crate::config::cluster::{Cluster as Config, Discovery, LoadAssignment, Locality};
 
 /// All hosts of a cluster at one time, sorted out by priority and health.
 #[derive(Debug, Default)]
@@ -28,6 +32,8 @@ pub struct HostSet {
     probing: Vec<Arc<Host>>,
     shares: Vec<Share>,
     table_size: Option<TableSize>,
+    /// The hosts of an ORIGINAL_DST cluster.
+    by_address: HashMap<SocketAddr, Arc<Host>>,
 }
 
 /// What a [`HostSet`] is made from besides hosts and the cluster's configuration.
@@ -136,6 +142,10 @@ impl HostSet {
             if host.coarse_health() == Health::Healthy {
                 host.balance.note_healthy();
             }
+        }
+        if matches!(config.discovery, Discovery::OriginalDst(_)) {
+            let known = hosts.iter().map(|host| (host.address, Arc::clone(host)));
+            set.by_address = known.collect();
         }
         let mut health = Vec::new();
         for priority in 0..=highest.unwrap_or(0) {
@@ -257,6 +267,12 @@ impl HostSet {
                 self.table_size = Some(size);
             }
         }
+    }
+
+    /// The host of an ORIGINAL_DST cluster at this address.
+    #[must_use]
+    pub fn at(&self, address: SocketAddr) -> Option<&Arc<Host>> {
+        self.by_address.get(&address)
     }
 
     /// Hosts that count as healthy.

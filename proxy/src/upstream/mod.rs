@@ -6,6 +6,7 @@
 mod circuit;
 mod cluster;
 mod codes;
+pub mod destinations;
 pub mod dns;
 pub mod health;
 mod host;
@@ -22,6 +23,7 @@ pub(crate) use circuit::RetryPermit;
 pub use circuit::{Circuit, Resource, Resources, Retries, Usage};
 pub use cluster::Cluster;
 pub use codes::CodeStats;
+pub use destinations::Destinations;
 pub use health::HealthFlags;
 pub use host::{Health, Host, HostSpec, HostStats};
 pub use host_set::{Candidates, HostSet, Inputs};

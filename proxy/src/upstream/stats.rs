@@ -67,6 +67,8 @@ cluster_stats! {
         upstream_cx_http2_total,
         /// Failed connection attempts.
         upstream_cx_connect_fail,
+        /// Connections for which no attempt was left.
+        upstream_cx_connect_attempts_exceeded,
         /// Connection attempts that ran out of time.
         upstream_cx_connect_timeout,
         /// Connections closed for being idle.

@@ -13,11 +13,8 @@ use tokio::{
     task::{AbortHandle, spawn_local},
 };
 
-use super::Worker;
-use crate::{
-    http::connection,
-    listener::{Active, Sockets, prepare_accepted},
-};
+use super::{Worker, dispatch};
+use crate::listener::{Active, Sockets, prepare_accepted};
 
 /// How long accepting pauses when there are no file descriptors: closing connections frees them.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -110,6 +107,6 @@ fn start(worker: &Rc<Worker>, shared: &Shared, stream: TcpStream, remote: std::n
     let prepared = prepare_accepted(&stream, &listener.config).and_then(|()| stream.local_addr());
     // An error means that the client has gone already.
     if let Ok(local) = prepared {
-        connection::start(Rc::clone(worker), listener, stream, remote, local);
+        dispatch::start(worker, listener, stream, remote, local);
     }
 }

@@ -2,17 +2,27 @@
 
 use std::{
     cell::{Cell, RefCell},
+    fmt::Debug,
     rc::Rc,
     sync::Arc,
     task::Waker,
 };
 
-use crate::{http::DownstreamCx, listener::Active};
+use crate::listener::Active;
+
+/// A connection from a client, whatever it speaks.
+pub trait Connection: Debug {
+    /// The listener as it was when the connection was accepted.
+    fn listener(&self) -> &Arc<Active>;
+
+    /// Begins to drain.
+    fn drain(&self);
+}
 
 /// Every open connection.
 #[derive(Debug, Default)]
 pub struct Connections {
-    slots: RefCell<Vec<Option<Rc<DownstreamCx>>>>,
+    slots: RefCell<Vec<Option<Rc<dyn Connection>>>>,
     free: RefCell<Vec<usize>>,
     count: Cell<usize>,
     /// Who waits for the last one to end.
@@ -21,9 +31,9 @@ pub struct Connections {
 
 impl Connections {
     /// Adds a connection; the key removes it.
-    pub fn insert(&self, connection: &Rc<DownstreamCx>) -> usize {
+    pub fn insert(&self, connection: Rc<dyn Connection>) -> usize {
         self.count.set(self.count.get() + 1);
-        let connection = Some(Rc::clone(connection));
+        let connection = Some(connection);
         let mut slots = self.slots.borrow_mut();
         if let Some(key) = self.free.borrow_mut().pop()
             && let Some(slot) = slots.get_mut(key)
@@ -64,12 +74,12 @@ impl Connections {
     /// Begins to drain the connections of listeners that `is_gone` says are gone.
     pub fn drain(&self, is_gone: impl Fn(&Arc<Active>) -> bool) {
         // Collected first: a drained connection may end at once.
-        let drained: Vec<Rc<DownstreamCx>> = self
+        let drained: Vec<Rc<dyn Connection>> = self
             .slots
             .borrow()
             .iter()
             .flatten()
-            .filter(|connection| is_gone(&connection.listener))
+            .filter(|connection| is_gone(connection.listener()))
             .cloned()
             .collect();
         for connection in drained {

@@ -5,6 +5,7 @@
 mod accept;
 mod connections;
 mod date;
+mod dispatch;
 mod drain;
 mod run;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use std::{
 use http::HeaderValue;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-pub use connections::Connections;
+pub use connections::{Connection, Connections};
 pub use drain::{Drain, Scope};
 pub use run::{Phase, Settings, spawn};
 pub use timer::{Elapsed, Timer, Timers};

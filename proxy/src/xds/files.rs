@@ -31,7 +31,6 @@ use crate::{
         bootstrap::Bootstrap,
         cluster::Discovery,
         http_connection_manager::RouteSource,
-        listener::NetworkFilter,
         source::{ConfigSource, PathSource, SourceKind},
     },
     convert::ConfigError,
@@ -68,7 +67,9 @@ pub fn check_files(bootstrap: &Bootstrap) -> Result<(), Vec<ConfigError>> {
     }
     for (index, listener) in bootstrap.listeners.iter().enumerate() {
         for (chain, filters) in listener.filter_chains.iter().enumerate() {
-            let NetworkFilter::HttpConnectionManager(manager) = &filters.filter;
+            let Some(manager) = filters.filter.http() else {
+                continue;
+            };
             if let RouteSource::Rds { source, .. } = &manager.routes {
                 let at = format!(
                     "static_resources.listeners[{index}].filter_chains[{chain}].filters[0].typed_config.rds.config_source"

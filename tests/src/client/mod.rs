@@ -1,5 +1,6 @@
 //! Clients of the tests: HTTP/1 and HTTP/2 requests on fresh or kept connections, and raw bytes.
 
+pub mod hello;
 mod http1;
 mod http2;
 pub mod raw;

@@ -1,15 +1,15 @@
 //! Raw bytes: for what no well-behaved client sends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
-use super::Response;
+use super::{Response, hello::client_hello};
 
 /// One step of a raw conversation.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,6 +24,27 @@ pub enum Step {
         /// How often.
         times: usize,
     },
+    /// Sends these bytes, in hexadecimal.
+    SendHex(String),
+    /// Sends a ClientHello, or a part of one.
+    ClientHello {
+        /// The server's name.
+        name: Option<String>,
+        /// Protocols on offer.
+        #[serde(default)]
+        alpn: Vec<String>,
+        /// Bytes of each record.
+        record: Option<usize>,
+        /// Only so many bytes from the start.
+        first: Option<usize>,
+        /// Without so many bytes from the start.
+        #[serde(default)]
+        skip: usize,
+    },
+    /// Waits, so that what was sent has arrived.
+    PauseMs(u64),
+    /// Ends the connection with RST.
+    Reset,
     /// Reads until what was received contains this text.
     WaitFor(String),
     /// Reads until the peer closes.
@@ -34,7 +55,24 @@ pub enum Step {
 
 /// Runs the steps on a fresh connection; gives all bytes received.
 pub async fn talk(address: SocketAddr, steps: &[Step], deadline: Duration) -> Result<Bytes> {
-    let mut stream = TcpStream::connect(address).await?;
+    talk_from(None, address, steps, deadline).await
+}
+
+/// The same from an address of this machine.
+pub async fn talk_from(
+    from: Option<IpAddr>,
+    address: SocketAddr,
+    steps: &[Step],
+    deadline: Duration,
+) -> Result<Bytes> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(from) = from {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    let mut stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let mut received = Vec::new();
     for step in steps {
@@ -49,6 +87,21 @@ async fn run(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> Res
     match step {
         Step::Send(text) => send(stream, text.as_bytes()).await,
         Step::SendMany { text, times } => send(stream, text.repeat(*times).as_bytes()).await,
+        Step::SendHex(text) => send(stream, &hex(text)?).await,
+        Step::ClientHello {
+            name,
+            alpn,
+            record,
+            first,
+            skip,
+        } => {
+            let hello = client_hello(name.as_deref(), alpn, record.unwrap_or(16384));
+            let end = first.unwrap_or(hello.len()).min(hello.len());
+            let part = hello.get(*skip..end).context("no such part")?;
+            send(stream, part).await;
+        }
+        Step::PauseMs(time) => tokio::time::sleep(Duration::from_millis(*time)).await,
+        Step::Reset => stream.set_zero_linger()?,
         Step::Finish => stream.shutdown().await?,
         Step::WaitClose => while read(stream, received).await {},
         Step::WaitFor(text) => {
@@ -60,6 +113,14 @@ async fn run(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> Res
         }
     }
     Ok(())
+}
+
+fn hex(text: &str) -> Result<Vec<u8>> {
+    let digits: Vec<char> = text.chars().filter(|one| !one.is_whitespace()).collect();
+    let pairs = digits.chunks(2);
+    pairs
+        .map(|pair| Ok(u8::from_str_radix(&pair.iter().collect::<String>(), 16)?))
+        .collect()
 }
 
 /// A peer that answers and closes early may make a send fail; what it answered still counts.

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::case::{Case, Places};
+use super::case::{Case, Chain, Places};
+use super::upstreams::TCP_HOSTS;
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
@@ -11,12 +12,18 @@ const LOG: &str = "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL% 
     %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% in=%BYTES_RECEIVED% cluster=%UPSTREAM_CLUSTER% \
     host=%UPSTREAM_HOST% route=%ROUTE_NAME% authority=%REQ(:AUTHORITY)%\n";
 
+/// The same for connections.
+const TCP_LOG: &str = "%PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% \
+    %CONNECTION_TERMINATION_DETAILS% in=%BYTES_RECEIVED% out=%BYTES_SENT% \
+    cluster=%UPSTREAM_CLUSTER% host=%UPSTREAM_HOST% sni=%REQUESTED_SERVER_NAME% \
+    failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\n";
+
 /// The YAML (in fact JSON) to start a proxy with.
 pub(super) fn build(case: &Case, places: &Places) -> String {
     let mut bootstrap = match &case.bootstrap {
         Some(whole) => whole.clone(),
         None => json!({"static_resources": {
-            "listeners": [listener(case, places)],
+            "listeners": listeners(case, places),
             "clusters": clusters(case, places),
         }}),
     };
@@ -29,6 +36,63 @@ pub(super) fn build(case: &Case, places: &Places) -> String {
     bootstrap.to_string()
 }
 
+fn listeners(case: &Case, places: &Places) -> Vec<Value> {
+    let more = case.more_listeners.iter().map(|more| {
+        let mut fields = Map::from_iter([
+            ("name".to_owned(), more.name.clone().into()),
+            ("address".to_owned(), socket("127.0.0.1", "0")),
+        ]);
+        add_chains(&mut fields, &more.chains, case, places);
+        extend(&mut fields, &more.fields);
+        Value::Object(fields)
+    });
+    std::iter::once(listener(case, places))
+        .chain(more)
+        .collect()
+}
+
+/// Chains in short form, written out.
+fn add_chains(fields: &mut Map<String, Value>, chains: &[Chain], case: &Case, places: &Places) {
+    let mut list = Vec::new();
+    for chain in chains {
+        let filter = match &chain.tcp {
+            None => json!({
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": connection_manager(case, places),
+            }),
+            Some(more) => json!({
+                "name": "envoy.filters.network.tcp_proxy",
+                "typed_config": tcp_proxy(more, case, places),
+            }),
+        };
+        let mut written = json!({"name": chain.name, "filters": [filter]});
+        if let Some(matches) = &chain.matches {
+            written["filter_chain_match"] = matches.clone();
+        }
+        if chain.default {
+            fields.insert("default_filter_chain".to_owned(), written);
+        } else {
+            list.push(written);
+        }
+    }
+    fields.insert("filter_chains".to_owned(), list.into());
+}
+
+fn tcp_proxy(more: &Map<String, Value>, case: &Case, places: &Places) -> Value {
+    let mut proxy = json!({
+        "@type": format!("{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"),
+        "stat_prefix": "t",
+        "access_log": [access_log(case, places)],
+    });
+    if !more.contains_key("weighted_clusters") {
+        proxy["cluster"] = "ta".into();
+    }
+    if let Some(fields) = proxy.as_object_mut() {
+        extend(fields, more);
+    }
+    proxy
+}
+
 fn listener(case: &Case, places: &Places) -> Value {
     let mut listener = json!({
         "name": "main",
@@ -39,6 +103,9 @@ fn listener(case: &Case, places: &Places) -> Value {
         }]}],
     });
     if let Some(fields) = listener.as_object_mut() {
+        if !case.chains.is_empty() {
+            add_chains(fields, &case.chains, case, places);
+        }
         extend(fields, &case.listener);
     }
     listener
@@ -74,6 +141,9 @@ fn access_log(case: &Case, places: &Places) -> Value {
     let format = match (&case.log, &case.log_json) {
         (_, Some(json)) => json!({"json_format": json}),
         (Some(text), None) => json!({"text_format_source": {"inline_string": text}}),
+        (None, None) if !case.chains.is_empty() => {
+            json!({"text_format_source": {"inline_string": TCP_LOG}})
+        }
         (None, None) => json!({"text_format_source": {"inline_string": LOG}}),
     };
     let folder = places.get("tmp").map(String::as_str).unwrap_or_default();
@@ -89,7 +159,10 @@ fn access_log(case: &Case, places: &Places) -> Value {
 
 /// `a`, `b` and `c`, each with its upstream, and the case's own.
 fn clusters(case: &Case, places: &Places) -> Vec<Value> {
-    let standard = ["a", "b", "c"].map(|name| {
+    let tcp = TCP_HOSTS.iter().map(|(name, _)| *name);
+    let names = ["a", "b", "c"].into_iter().chain(tcp);
+    let known = names.filter(|name| places.contains_key(*name));
+    let standard = known.map(|name| {
         let port = places.get(name).map(String::as_str).unwrap_or_default();
         json!({
             "name": name,
@@ -102,10 +175,7 @@ fn clusters(case: &Case, places: &Places) -> Vec<Value> {
             },
         })
     });
-    standard
-        .into_iter()
-        .chain(case.clusters.iter().cloned())
-        .collect()
+    standard.chain(case.clusters.iter().cloned()).collect()
 }
 
 fn socket(address: &str, port: &str) -> Value {

@@ -24,6 +24,12 @@ pub(super) struct Case {
     /// Fields to add to, or replace in, the listener `main`.
     #[serde(default)]
     pub(super) listener: Map<String, Value>,
+    /// The filter chains of `main`, in short: instead of one with an HTTP connection manager.
+    #[serde(default)]
+    pub(super) chains: Vec<Chain>,
+    /// Listeners beside `main`, with chains in the same short form.
+    #[serde(default)]
+    pub(super) more_listeners: Vec<MoreListener>,
     /// Fields to add to, or replace in, the HTTP connection manager of `main`.
     #[serde(default)]
     pub(super) hcm: Map<String, Value>,
@@ -74,6 +80,33 @@ pub(super) struct Case {
     pub(super) expect_difference: Vec<ExpectedDifference>,
 }
 
+/// A filter chain.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Chain {
+    #[serde(default)]
+    pub(super) name: String,
+    /// `filter_chain_match`
+    #[serde(rename = "match")]
+    pub(super) matches: Option<Value>,
+    /// It is the `default_filter_chain`.
+    #[serde(default)]
+    pub(super) default: bool,
+    /// Fields of a TCP proxy; else the chain has the case's connection manager.
+    pub(super) tcp: Option<Map<String, Value>>,
+}
+
+/// A further listener.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MoreListener {
+    pub(super) name: String,
+    /// Fields to add, the address among them.
+    #[serde(default)]
+    pub(super) fields: Map<String, Value>,
+    pub(super) chains: Vec<Chain>,
+}
+
 /// One step: usually a request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +130,12 @@ pub(super) struct Request {
     pub(super) protocol: Protocol,
     /// Instead of a request: a conversation in raw bytes.
     pub(super) raw: Option<Vec<Step>>,
+    /// Instead of a request: a conversation in bytes that are not HTTP; what came back is compared.
+    pub(super) tcp: Option<Vec<Step>>,
+    /// With `tcp` or `raw`: the client's own address.
+    pub(super) from: Option<std::net::IpAddr>,
+    /// With `tcp`: what Envoy sends back, a guard.
+    pub(super) gives: Option<String>,
     /// Instead of a request: a POST to the admin endpoint.
     pub(super) admin_post: Option<String>,
     /// Instead of a request: replaces a file of `{{tmp}}` by a rename, as mounted volumes do.

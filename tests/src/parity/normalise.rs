@@ -75,6 +75,16 @@ impl Normaliser {
         self.version.replace_all(&text, "<version>").into_owned()
     }
 
+    /// What a conversation in bytes gave.
+    pub(super) fn bytes(&self, bytes: &[u8]) -> String {
+        let text = String::from_utf8_lossy(bytes);
+        if text.len() > 4096 {
+            format!("{} bytes, {}", bytes.len(), checksum(&text))
+        } else {
+            self.text(&text)
+        }
+    }
+
     /// Headers by name; the values of one name stay in order.
     pub(super) fn headers(&self, pairs: &[(String, String)]) -> Headers {
         let mut headers = Headers::new();

@@ -99,6 +99,13 @@ pub(super) fn check_guards(case: &Case, observed: &Observed) -> Result<()> {
                 "requests[{index}]: went to {seen}, not to {to}: {outcome:#?}"
             );
         }
+        if let Some(gives) = &request.gives {
+            let seen = outcome.received.as_deref().unwrap_or_default();
+            ensure!(
+                seen == gives,
+                "requests[{index}]: gave {seen:?}, not {gives:?}"
+            );
+        }
         if let Some(chosen) = &outcome.chosen
             && !request.share.is_empty()
         {
@@ -174,6 +181,9 @@ impl Run<'_> {
         let address = self
             .address(request.listener.as_deref().unwrap_or("main"))
             .await?;
+        if let Some(steps) = &request.tcp {
+            return self.tcp(request, steps, address).await;
+        }
         if request.repeat.is_some() {
             return self.repeat(request, address).await;
         }
@@ -203,13 +213,7 @@ impl Run<'_> {
         }
         let start = Instant::now();
         let response = self.send(request, address).await?;
-        let took = start.elapsed();
-        let bounds = request.min_ms.unwrap_or(0)..=request.max_ms.unwrap_or(u64::MAX);
-        let millis = u64::try_from(took.as_millis())?;
-        ensure!(
-            bounds.contains(&millis),
-            "took {took:?}, not within {bounds:?} ms"
-        );
+        check_time(request, start.elapsed())?;
         let closed = match (&request.conn, request.closed_after) {
             (Some(conn), true) => Some(self.closed(conn).await),
             _ => None,
@@ -232,9 +236,39 @@ impl Run<'_> {
         })
     }
 
+    async fn tcp(
+        &self,
+        request: &Request,
+        steps: &[raw::Step],
+        address: SocketAddr,
+    ) -> Result<Outcome> {
+        let start = Instant::now();
+        let limit = Duration::from_secs(10);
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut received = None;
+        for _ in 0..request.repeat.unwrap_or(1) {
+            let bytes = raw::talk_from(request.from, address, steps, limit).await?;
+            let text = self.normaliser.bytes(&bytes);
+            let name = text.split(':').next().unwrap_or_default().to_owned();
+            *counts.entry(name).or_default() += 1;
+            received = Some(text);
+        }
+        check_time(request, start.elapsed())?;
+        let chosen = request.repeat.map(|_| Chosen {
+            counts,
+            exact: request.exact,
+        });
+        Ok(Outcome {
+            received: received.filter(|_| request.repeat.is_none()),
+            chosen,
+            ..Outcome::default()
+        })
+    }
+
     async fn send(&mut self, request: &Request, address: SocketAddr) -> Result<Response> {
         if let Some(steps) = &request.raw {
-            let received = raw::talk(address, steps, Duration::from_secs(10)).await?;
+            let limit = Duration::from_secs(10);
+            let received = raw::talk_from(request.from, address, steps, limit).await?;
             return Ok(raw::parse(&received));
         }
         let message = message(request)?;
@@ -419,6 +453,16 @@ impl Run<'_> {
             Err(_) => read().await,
         }
     }
+}
+
+fn check_time(request: &Request, took: Duration) -> Result<()> {
+    let bounds = request.min_ms.unwrap_or(0)..=request.max_ms.unwrap_or(u64::MAX);
+    let millis = u64::try_from(took.as_millis())?;
+    ensure!(
+        bounds.contains(&millis),
+        "took {took:?}, not within {bounds:?} ms"
+    );
+    Ok(())
 }
 
 async fn send_fresh(

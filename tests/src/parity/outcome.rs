@@ -29,6 +29,8 @@ pub(super) struct Outcome {
     pub(super) following: Vec<Self>,
     pub(super) error: Option<String>,
     pub(super) upstream: Vec<Reached>,
+    /// Only with `tcp`: what came back.
+    pub(super) received: Option<String>,
     /// Only with `closed_after`.
     pub(super) closed: Option<bool>,
     /// Only with `repeat`; compared as a distribution.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 
 use super::case::Places;
-use crate::upstream::{Received, Refused, Silent, Upstream};
+use crate::upstream::{Received, Refused, Silent, Speaks, TcpHost, Upstream};
 
 /// `a`, `b` and `c`, and the ports where nothing answers.
 pub(super) struct Upstreams {
@@ -14,7 +14,18 @@ pub(super) struct Upstreams {
     pub(super) places: Places,
     _refused: Refused,
     _silent: Option<Silent>,
+    _tcp: Vec<TcpHost>,
 }
+
+/// Hosts that speak bytes, for cases that name one; each has a cluster of its name.
+pub(super) const TCP_HOSTS: [(&str, Speaks); 6] = [
+    ("ta", Speaks::Echo),
+    ("tb", Speaks::Echo),
+    ("first", Speaks::First),
+    ("last", Speaks::Last),
+    ("closes", Speaks::Closes),
+    ("resets", Speaks::Resets),
+];
 
 impl Upstreams {
     /// Starts them; a silent one only for a text that names it.
@@ -37,6 +48,19 @@ impl Upstreams {
         if let Some(silent) = &silent {
             places.insert("silent".to_owned(), port(silent.address()));
         }
+        let mut tcp = Vec::new();
+        if text.contains("chains:") {
+            for (name, speaks) in TCP_HOSTS {
+                let host = TcpHost::start(name, speaks).await?;
+                places.insert(name.to_owned(), port(host.address()));
+                tcp.push(host);
+            }
+            // Ports that are free now, for listeners whose port the case must know.
+            for name in ["port", "port2"] {
+                let free = std::net::TcpListener::bind("127.0.0.1:0")?;
+                places.insert(name.to_owned(), port(free.local_addr()?));
+            }
+        }
         // A port number for now: the answer is known only once the case is read.
         places.insert("raw".to_owned(), "1".to_owned());
         Ok(Self {
@@ -44,6 +68,7 @@ impl Upstreams {
             places,
             _refused: refused,
             _silent: silent,
+            _tcp: tcp,
         })
     }
 

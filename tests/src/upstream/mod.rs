@@ -5,6 +5,7 @@ mod hostile;
 mod http1;
 mod http2;
 mod script;
+mod tcp;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio::task::JoinHandle;
 pub use hostile::{Deed, Hostile};
 pub(crate) use script::pattern;
 pub use script::{Reset, Script};
+pub use tcp::{Speaks, TcpHost};
 
 /// The request header that holds a [`Script`] as JSON; the echo leaves it out.
 pub const SCRIPT: &str = "x-upstream-script";

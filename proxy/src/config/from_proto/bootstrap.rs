@@ -26,7 +26,7 @@ use crate::{
         bootstrap::{Admin, Bootstrap, Node},
         cluster::{Cluster, Discovery},
         http_connection_manager::RouteSource,
-        listener::{Listener, NetworkFilter},
+        listener::{FilterChain, Listener},
         source::{AdsConfig, ConfigSource, SourceKind},
     },
     convert::Cx,
@@ -159,15 +159,11 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
         })
         .collect::<Vec<_>>();
     let listeners_cx = at.field("listeners");
-    let mut default_only = BTreeSet::new();
     let listeners = listeners
         .into_iter()
         .enumerate()
         .filter_map(|(index, proto)| {
             let is_unnamed = proto.name.is_empty();
-            if proto.filter_chains.is_empty() {
-                default_only.insert(index);
-            }
             let mut one = super::listener(&listeners_cx.index(index), proto)?;
             // Two listeners without name may both ask for port 0: their address is no name then.
             if is_unnamed && one.addresses.iter().any(|address| address.port() == 0) {
@@ -180,15 +176,7 @@ pub fn bootstrap(cx: &Cx<'_>, bootstrap: Proto) -> Option<Bootstrap> {
     check_names(&listeners_cx, listeners.iter().map(|(i, l)| (*i, &*l.name)));
     check_addresses(&listeners_cx, &listeners);
     let node = node.unwrap_or_default();
-    check_references(
-        cx,
-        &node,
-        &names,
-        &clusters,
-        &listeners,
-        &default_only,
-        &dynamic,
-    );
+    check_references(cx, &node, &names, &clusters, &listeners, &dynamic);
     let admin = admin.and_then(|proto| admin_of(&cx.field("admin"), proto));
     Some(Bootstrap {
         node: Node {
@@ -336,7 +324,6 @@ fn check_references(
     names: &BTreeSet<String>,
     clusters: &[(usize, Cluster)],
     listeners: &[(usize, Listener)],
-    default_only: &BTreeSet<usize>,
     dynamic: &Dynamic,
 ) {
     // A cluster that is itself refused is no unknown one besides.
@@ -390,23 +377,23 @@ fn check_references(
     for (index, listener) in listeners {
         let one = list.index(*index);
         let chains = one.field("filter_chains");
-        let chain = if default_only.contains(index) {
-            one.field("default_filter_chain")
-        } else {
-            chains.index(0)
-        };
-        check_listener(&chain, listener, &has_cluster, &needs_ads);
+        for (place, chain) in listener.filter_chains.iter().enumerate() {
+            let cx = match listener.matcher.default == Some(place) {
+                true => one.field("default_filter_chain"),
+                false => chains.index(place),
+            };
+            check_chain(&cx, chain, &has_cluster, &needs_ads);
+        }
     }
 }
 
-fn check_listener(
+fn check_chain(
     cx: &Cx<'_>,
-    listener: &Listener,
+    chain: &FilterChain,
     has_cluster: &dyn Fn(&str) -> bool,
     needs_ads: &dyn Fn(&ConfigSource) -> bool,
 ) {
-    for chain in &listener.filter_chains {
-        let NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
+    if let Some(manager) = chain.filter.http() {
         let filters = cx.field("filters");
         let filter = filters.index(0);
         let at = filter.field("typed_config");

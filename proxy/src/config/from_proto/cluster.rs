@@ -11,7 +11,8 @@ use outrigger_proto::envoy::config::{
         },
         cluster::{
             ClusterDiscoveryType, ClusterProtocolSelection, DiscoveryType,
-            DnsLookupFamily as FamilyProto, EdsClusterConfig,
+            DnsLookupFamily as FamilyProto, EdsClusterConfig, LbConfig, LbPolicy as PolicyProto,
+            OriginalDstLbConfig,
         },
     },
     core::v3::{
@@ -30,7 +31,7 @@ use crate::{
     config::{
         cluster::{
             CircuitBreakers, Cluster, Discovery, Dns, DnsLookupFamily, EndpointAddress,
-            LoadAssignment, RetryBudget, TcpKeepalive, Thresholds, UpstreamProtocol,
+            LoadAssignment, OriginalDst, RetryBudget, TcpKeepalive, Thresholds, UpstreamProtocol,
         },
         health_check::Checker,
     },
@@ -41,6 +42,8 @@ use crate::{
 /// Envoy's defaults.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_REFRESH: Duration = Duration::from_secs(5);
+const CLEANUP: Duration = Duration::from_secs(5);
+const DESTINATION_HEADER: &str = "x-envoy-original-dst-host";
 const BUFFER_LIMIT: u32 = 1024 * 1024;
 
 /// Counts of requests are kept that long at most.
@@ -53,11 +56,11 @@ const MAX_BUDGET_INTERVAL: Duration = Duration::from_secs(3600);
 )]
 pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
     cx.converts::<Proto>();
-    cx.refuses::<Proto>(&["cluster_type", "original_dst_lb_config"]);
-    cx.partly::<Proto>("type", "STATIC, STRICT_DNS, EDS");
+    cx.refuses::<Proto>(&["cluster_type"]);
+    cx.partly::<Proto>("type", "STATIC, STRICT_DNS, EDS, ORIGINAL_DST");
     cx.partly::<Proto>(
         "lb_policy",
-        "ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH, MAGLEV",
+        "ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH, MAGLEV, CLUSTER_PROVIDED",
     );
     cx.partly::<Proto>(
         "typed_extension_protocol_options",
@@ -149,12 +152,6 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
             queuing_policies
         ]
     );
-    no_effect!(
-        cx,
-        Proto,
-        "only for cluster types that we do not have",
-        [cleanup_interval]
-    );
     cx.partly::<Proto>(
         "metadata",
         "outrigger.dev {origin}: no filter reads any other",
@@ -194,6 +191,14 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         load_assignment,
         eds_cluster_config,
         dns,
+        DestinationFields {
+            cleanup_interval: cx.duration_or("cleanup_interval", cleanup_interval, CLEANUP),
+            config: match &lb_config {
+                Some(LbConfig::OriginalDstLbConfig(config)) => Some(config.clone()),
+                _ => None,
+            },
+            is_provided: lb_policy == i32::from(PolicyProto::ClusterProvided),
+        },
     );
     let hashes_names = common_lb_config
         .as_ref()
@@ -306,6 +311,7 @@ fn discovery(
     assignment: Option<ClusterLoadAssignment>,
     eds: Option<EdsClusterConfig>,
     dns: DnsFields,
+    destination: DestinationFields,
 ) -> Option<Discovery> {
     let kind = match kind {
         None => DiscoveryType::Static,
@@ -317,7 +323,19 @@ fn discovery(
         }
     };
     let at = cx.field("load_assignment");
+    if kind != DiscoveryType::OriginalDst && destination.is_provided {
+        cx.field("lb_policy").error(format!(
+            "cluster provided LB specified but cluster '{name}' did not provide one"
+        ));
+    }
     match kind {
+        DiscoveryType::OriginalDst => {
+            refuse_eds(cx, eds.as_ref());
+            if assignment.is_some() {
+                at.error("must not be set for an ORIGINAL_DST cluster");
+            }
+            original_dst(cx, destination)
+        }
         DiscoveryType::Static => {
             refuse_eds(cx, eds.as_ref());
             let assignment = static_assignment(&at, assignment)?;
@@ -359,14 +377,53 @@ fn discovery(
                 source: source::config_source(&cx.field("eds_config"), source)?,
             })
         }
-        DiscoveryType::LogicalDns | DiscoveryType::OriginalDst => {
+        DiscoveryType::LogicalDns => {
             cx.field("type").error(format!(
-                "{} is not supported; use STATIC, STRICT_DNS or EDS",
+                "{} is not supported; use STATIC, STRICT_DNS, EDS or ORIGINAL_DST",
                 kind.as_str_name()
             ));
             None
         }
     }
+}
+
+struct DestinationFields {
+    cleanup_interval: Duration,
+    config: Option<OriginalDstLbConfig>,
+    is_provided: bool,
+}
+
+fn original_dst(cx: &Cx<'_>, fields: DestinationFields) -> Option<Discovery> {
+    if !fields.is_provided {
+        cx.field("lb_policy").error(
+            "LB policy is not valid for Cluster type ORIGINAL_DST. Only 'CLUSTER_PROVIDED' is allowed with cluster type 'ORIGINAL_DST'",
+        );
+    }
+    let cleanup_interval = fields.cleanup_interval;
+    if cleanup_interval.is_zero() {
+        cx.field("cleanup_interval")
+            .error("value must be greater than 0s");
+    }
+    let cx = cx.field("original_dst_lb_config");
+    cx.converts::<OriginalDstLbConfig>();
+    let OriginalDstLbConfig {
+        use_http_header,
+        http_header_name,
+        upstream_port_override,
+        metadata_key,
+    } = fields.config.unwrap_or_default();
+    unsupported!(cx, OriginalDstLbConfig, [metadata_key]);
+    let name = match http_header_name.as_str() {
+        "" => DESTINATION_HEADER,
+        name => name,
+    };
+    let http_header = cx.field("http_header_name").header_name(name)?;
+    let port = upstream_port_override.map(|wrapper| wrapper.value);
+    Some(Discovery::OriginalDst(OriginalDst {
+        http_header: use_http_header.then_some(http_header),
+        port: port.and_then(|port| u16::try_from(port).ok()),
+        cleanup_interval,
+    }))
 }
 
 fn refuse_eds(cx: &Cx<'_>, eds: Option<&EdsClusterConfig>) {

@@ -1,31 +1,23 @@
-//! `Listener`, `FilterChain`.
+//! `Listener`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use outrigger_proto::{
-    envoy::{
-        config::{
-            core::v3::TrafficDirection as DirectionProto,
-            listener::v3::{
-                AdditionalAddress, Filter, FilterChain as ChainProto, FilterChainMatch,
-                Listener as Proto, filter, listener,
-            },
-        },
-        extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as HcmProto,
-    },
-    google::protobuf::BoolValue,
+use outrigger_proto::envoy::config::{
+    core::v3::TrafficDirection as DirectionProto,
+    listener::v3::{AdditionalAddress, Listener as Proto, listener},
 };
-use prost::Name;
 
-use super::{access_log, cluster, http_connection_manager};
+use super::{access_log, cluster, filter_chain, listener_filter};
 use crate::{
-    config::listener::{DrainType, FilterChain, Listener, NetworkFilter, TrafficDirection},
+    config::listener::{DrainType, Listener, ListenerFilter, TrafficDirection},
     convert::{Cx, bool_or, u32_or},
     no_effect, unsupported,
 };
 
 /// Envoy's default of `per_connection_buffer_limit_bytes`.
 const BUFFER_LIMIT: u32 = 1024 * 1024;
+/// Envoy's default of `listener_filters_timeout`.
+const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A whole listener.
 #[expect(
@@ -34,8 +26,6 @@ const BUFFER_LIMIT: u32 = 1024 * 1024;
 )]
 pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
     cx.converts::<Proto>();
-    cx.partly::<Proto>("filter_chains", "one, or none with default_filter_chain");
-    cx.partly::<Proto>("default_filter_chain", "without filter_chains");
     #[expect(deprecated, reason = "named to be refused")]
     let Proto {
         name,
@@ -76,10 +66,6 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
         tcp_keepalive,
         listener_specifier,
     } = listener;
-    // `false` is what we do anyway.
-    let use_original_dst = use_original_dst.filter(|BoolValue { value }| *value);
-    let transparent = transparent.filter(|BoolValue { value }| *value);
-    let bind_to_port = bind_to_port.filter(|BoolValue { value }| !*value);
     unsupported!(
         cx,
         Proto,
@@ -87,29 +73,16 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
             stats_matcher,
             fcds_config,
             filter_chain_matcher,
-            use_original_dst,
             per_connection_buffer_high_watermark_timeout,
             deprecated_v1,
-            listener_filters,
-            transparent,
             socket_options,
             tcp_fast_open_queue_length,
             udp_listener_config,
             api_listener,
             connection_balance_config,
             reuse_port,
-            bind_to_port,
             enable_mptcp,
             listener_specifier
-        ]
-    );
-    no_effect!(
-        cx,
-        Proto,
-        "there are no listener filters yet, which are refused",
-        [
-            listener_filters_timeout,
-            continue_on_listener_filters_timeout
         ]
     );
     no_effect!(cx, Proto, "nothing reads listener metadata yet", [metadata]);
@@ -143,7 +116,19 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
             addresses.extend(cx.field("address").numeric_address(address));
         }
     }
-    let chains = filter_chains_of(cx, filter_chains, default_filter_chain);
+    let (chains, matcher) = filter_chain::filter_chains(cx, filter_chains, default_filter_chain);
+    let use_original_dst = bool_or(use_original_dst, false);
+    let mut filters =
+        listener_filter::listener_filters(&cx.field("listener_filters"), listener_filters);
+    // Who hands connections over must know where they were going to, as in Envoy.
+    if use_original_dst && !filters.contains(&ListenerFilter::OriginalDst) {
+        filters.push(ListenerFilter::OriginalDst);
+    }
+    let filters_timeout = cx.duration_or(
+        "listener_filters_timeout",
+        listener_filters_timeout,
+        FILTERS_TIMEOUT,
+    );
     let logs = access_log::access_logs(&cx.field("access_log"), access_log);
     let first = *addresses.first()?;
     Some(Listener {
@@ -155,6 +140,13 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
         addresses,
         stat_prefix: (!stat_prefix.is_empty()).then(|| Arc::from(stat_prefix)),
         filter_chains: chains,
+        matcher,
+        listener_filters: filters,
+        listener_filters_timeout: (!filters_timeout.is_zero()).then_some(filters_timeout),
+        continue_on_listener_filters_timeout,
+        use_original_dst,
+        bind_to_port: bool_or(bind_to_port, true),
+        transparent: bool_or(transparent, false),
         per_connection_buffer_limit_bytes: u32_or(per_connection_buffer_limit_bytes, BUFFER_LIMIT),
         direction: match cx.enumeration("traffic_direction", traffic_direction)? {
             DirectionProto::Unspecified => TrafficDirection::Unspecified,
@@ -172,122 +164,4 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
         freebind: bool_or(freebind, false),
         access_log: logs,
     })
-}
-
-/// The one chain: a chain without match takes every connection, and so does the default chain where
-/// there is no other.
-fn filter_chains_of(
-    cx: &Cx<'_>,
-    chains: Vec<ChainProto>,
-    default: Option<ChainProto>,
-) -> Vec<Arc<FilterChain>> {
-    let default = default
-        .and_then(|chain| filter_chain(&cx.field("default_filter_chain"), chain).map(Arc::new));
-    let is_alone = chains.is_empty();
-    let cx = cx.field("filter_chains");
-    if is_alone && default.is_none() {
-        cx.error("no filter chains specified");
-    }
-    if is_alone {
-        return default.into_iter().collect();
-    }
-    if chains.len() > 1 {
-        cx.index(1)
-            .error("not supported: more than one filter chain needs filter_chain_match");
-    }
-    chains
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, chain)| filter_chain(&cx.index(index), chain))
-        .map(Arc::new)
-        .collect()
-}
-
-fn filter_chain(cx: &Cx<'_>, chain: ChainProto) -> Option<FilterChain> {
-    cx.converts::<ChainProto>();
-    cx.partly::<ChainProto>("filters", "exactly one");
-    #[expect(deprecated, reason = "named to be refused")]
-    let ChainProto {
-        filter_chain_match,
-        filters,
-        use_proxy_proto,
-        metadata,
-        transport_socket,
-        transport_socket_connect_timeout,
-        name,
-    } = chain;
-    // An empty match matches everything.
-    let filter_chain_match =
-        filter_chain_match.filter(|matches| *matches != FilterChainMatch::default());
-    unsupported!(cx, ChainProto, [filter_chain_match, use_proxy_proto]);
-    cluster::plain_socket(&cx.field("transport_socket"), transport_socket);
-    no_effect!(
-        cx,
-        ChainProto,
-        "a connection without transport socket has nothing to negotiate",
-        [transport_socket_connect_timeout]
-    );
-    no_effect!(
-        cx,
-        ChainProto,
-        "nothing reads filter chain metadata yet",
-        [metadata]
-    );
-    let timeout = cx.optional_duration(
-        "transport_socket_connect_timeout",
-        transport_socket_connect_timeout,
-    );
-    let filters_cx = cx.field("filters");
-    if filters.is_empty() {
-        filters_cx.error("a filter chain needs at least one network filter");
-    }
-    if filters.len() > 1 {
-        filters_cx
-            .index(1)
-            .error("not supported: the HTTP connection manager must be the only network filter");
-    }
-    let filter = filters
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, filter)| network_filter(&filters_cx.index(index), filter))
-        .next();
-    Some(FilterChain {
-        name: Arc::from(name),
-        filter: filter?,
-        transport_socket_connect_timeout: timeout,
-    })
-}
-
-fn network_filter(cx: &Cx<'_>, filter: Filter) -> Option<NetworkFilter> {
-    cx.converts::<Filter>();
-    cx.refuses::<Filter>(&["config_discovery"]);
-    cx.partly::<Filter>("typed_config", "HttpConnectionManager");
-    let Filter { name, config_type } = filter;
-    if name.is_empty() {
-        cx.field("name")
-            .error("value length must be at least 1 characters");
-    }
-    match config_type {
-        Some(filter::ConfigType::TypedConfig(any)) => {
-            let at = cx.field("typed_config");
-            if any.type_url != HcmProto::type_url() {
-                at.error(format!(
-                    "`{}` is not a supported network filter",
-                    any.type_url
-                ));
-                return None;
-            }
-            let hcm = at.any::<HcmProto>(&any)?;
-            http_connection_manager::http_connection_manager(&at, hcm)
-                .map(|hcm| NetworkFilter::HttpConnectionManager(Arc::new(hcm)))
-        }
-        Some(filter::ConfigType::ConfigDiscovery(_)) => {
-            cx.field("config_discovery").error("not supported");
-            None
-        }
-        None => {
-            cx.field("typed_config").error("value is required");
-            None
-        }
-    }
 }

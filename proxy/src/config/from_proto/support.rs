@@ -151,10 +151,7 @@ mod tests {
         };
         let cluster = "envoy.config.cluster.v3.Cluster";
         assert_eq!(of(cluster, "upstream_bind_config"), Some(Status::Rejected));
-        assert_eq!(
-            of(cluster, "original_dst_lb_config"),
-            Some(Status::Rejected)
-        );
+        assert_eq!(of(cluster, "lb_subset_config"), Some(Status::Rejected));
         assert_eq!(of(cluster, "connect_timeout"), None);
         assert!(matches!(of(cluster, "metadata"), Some(Status::Partly(_))));
         let listener = "envoy.config.listener.v3.Listener";

@@ -3,10 +3,7 @@
 use super::{Config, RouteConfig};
 use crate::{
     bootstrap::{LoadError, Overrides, load},
-    config::{
-        http_connection_manager::HttpConnectionManager, listener::NetworkFilter,
-        per_filter::Setting,
-    },
+    config::{http_connection_manager::HttpConnectionManager, per_filter::Setting},
 };
 
 /// A bootstrap with one filter and one per-route setting of it, each as YAML in flow form.
@@ -40,8 +37,10 @@ static_resources:
     );
     match load(&text, &Overrides::default()) {
         Ok(bootstrap) => {
-            let NetworkFilter::HttpConnectionManager(hcm) =
-                &bootstrap.listeners[0].filter_chains[0].filter;
+            let hcm = bootstrap.listeners[0].filter_chains[0]
+                .filter
+                .http()
+                .unwrap();
             Ok(HttpConnectionManager::clone(hcm))
         }
         Err(LoadError::Text(error)) => Err(vec![error.to_string()]),

@@ -11,7 +11,7 @@ fn config(lines: &str) -> std::sync::Arc<HttpConnectionManager> {
     let yaml = TestWorker::yaml(lines, None);
     let bootstrap = crate::bootstrap::load(&yaml, &crate::bootstrap::Overrides::default()).unwrap();
     let chain = &bootstrap.listeners[0].filter_chains[0];
-    let crate::config::listener::NetworkFilter::HttpConnectionManager(manager) = &chain.filter;
+    let manager = chain.filter.http().unwrap();
     std::sync::Arc::clone(manager)
 }
 

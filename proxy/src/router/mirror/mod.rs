@@ -26,6 +26,7 @@ use self::queue::{Queue, Sender};
 use super::{
     attempt::Attempt,
     choice::by_header,
+    destination,
     failure::{self, Ended, Told},
     mutate::Mutations,
     timeout::{Deadlines, Expired, Limits},
@@ -270,10 +271,11 @@ impl Copy {
         } = self;
         let cx = &mut traced.0;
         let worker = Rc::clone(cx.worker());
-        let Some(host) = worker
-            .pools
-            .pick(&cluster, lb::Key::default(), || worker.random())
-        else {
+        let key = lb::Key {
+            destination: destination::of(cx, &cluster, &parts.headers),
+            ..lb::Key::default()
+        };
+        let Some(host) = worker.pools.pick(&cluster, key, || worker.random()) else {
             cluster
                 .stats
                 .codes

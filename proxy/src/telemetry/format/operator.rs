@@ -143,7 +143,11 @@ pub(super) fn write(operator: &Operator, cx: &Context<'_>, out: &mut Vec<u8>) ->
                 .request
                 .filter(|_| *host)
                 .and_then(|request| request.authority());
-            bytes(out, authority.map(|value| value.as_bytes()))
+            let name = info.connection.server_name.as_deref().map(str::as_bytes);
+            bytes(
+                out,
+                name.or_else(|| authority.map(|value| value.as_bytes())),
+            )
         }
         Op::ConnectionId => number(out, Some(info.connection.id)),
         Op::StreamId => bytes(out, info.request_id.as_ref().map(|id| id.as_bytes())),

@@ -93,6 +93,7 @@ impl Resources {
         match limit {
             Limit::Pending => &self.pending,
             Limit::Requests => &self.requests,
+            Limit::Connections => &self.connections,
         }
     }
 

@@ -13,7 +13,7 @@ mod ring_hash;
 mod round_robin;
 mod slow_start;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 pub(super) use clock::now;
 pub use host_state::HostBalance;
@@ -40,6 +40,8 @@ pub(crate) struct Key {
     pub(crate) hash: Option<u64>,
     /// Grows while the host that was picked does not suit: consistent hashes then look elsewhere.
     pub(crate) attempt: u32,
+    /// The host itself, where the cluster's hosts are wherever connections were going to.
+    pub(crate) destination: Option<SocketAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -168,9 +170,10 @@ impl<'a, N: Fn() -> u64> Turn<'a, N> {
                 active_request_bias,
             } => self.least_request(state, *choice_count, *active_request_bias, random),
             // Their tables were asked before.
-            LbPolicy::Random | LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } => {
-                below(hosts.len(), random())
-            }
+            LbPolicy::Random
+            | LbPolicy::ClusterProvided
+            | LbPolicy::RingHash { .. }
+            | LbPolicy::Maglev { .. } => below(hosts.len(), random()),
             LbPolicy::PeakEwma(policy) => {
                 let slow_start = self.options.slow_start.as_ref();
                 peak_ewma::pick(self.candidates, policy, slow_start, (self.now)(), random)

@@ -22,10 +22,16 @@ pub(super) async fn connect(
     base: &Rc<Base>,
     traffic: &Rc<Traffic>,
 ) -> Result<Metered, ConnectFailure> {
+    let stream = open(base).await?;
+    Ok(Metered::new(base, traffic, stream))
+}
+
+/// The same, for bytes that someone else counts.
+pub(super) async fn open(base: &Rc<Base>) -> Result<TcpStream, ConnectFailure> {
     let timeout = base.cluster().config.connect_timeout;
     let failure = match tokio::time::timeout(timeout, TcpStream::connect(base.host.address)).await {
         Ok(Ok(stream)) => match prepare(base, &stream) {
-            Ok(()) => return Ok(Metered::new(base, traffic, stream)),
+            Ok(()) => return Ok(stream),
             Err(error) => ConnectFailure {
                 is_timeout: false,
                 reason: describe(&error),

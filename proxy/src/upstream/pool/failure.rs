@@ -28,6 +28,8 @@ pub(crate) enum Limit {
     Pending,
     /// `max_requests`
     Requests,
+    /// `max_connections`, of the cluster or the host
+    Connections,
 }
 
 /// Why there is no connection.
@@ -70,6 +72,7 @@ impl Limit {
         match self {
             Self::Pending => "max_pending_requests",
             Self::Requests => "max_requests",
+            Self::Connections => "max_connections",
         }
     }
 }

@@ -21,13 +21,25 @@ impl ActiveRequest {
             stats.upstream_rq_active_overflow.inc();
             return None;
         }
+        drop(stats);
+        Some(Self::counted(base))
+    }
+
+    /// Counts a connection's only use in, whatever the limit.
+    pub(super) fn unlimited(base: &Rc<Base>) -> Self {
+        base.resources().requests.acquire();
+        Self::counted(base)
+    }
+
+    fn counted(base: &Rc<Base>) -> Self {
+        let stats = base.stats();
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
         base.host.stats.rq_total.fetch_add(1, Relaxed);
         base.host.stats.rq_active.fetch_add(1, Relaxed);
-        Some(Self {
+        Self {
             base: Rc::clone(base),
-        })
+        }
     }
 }
 
@@ -127,13 +139,15 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(base: &Rc<Base>, protocol: Version) -> Self {
+    /// A connection for `protocol`; none for bytes.
+    pub(super) fn new(base: &Rc<Base>, protocol: Option<Version>) -> Self {
         let stats = base.stats();
         base.keep_slot();
         base.resources().connections.acquire();
         match protocol {
-            Version::HTTP_2 => stats.upstream_cx_http2_total.inc(),
-            _ => stats.upstream_cx_http1_total.inc(),
+            None => {}
+            Some(Version::HTTP_2) => stats.upstream_cx_http2_total.inc(),
+            Some(_) => stats.upstream_cx_http1_total.inc(),
         }
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
@@ -176,6 +190,16 @@ impl Connection {
         if limit > 0 && self.served.get() >= limit && !self.is_draining.replace(true) {
             self.base.stats().upstream_cx_max_requests.inc();
         }
+    }
+
+    /// Counts bytes that were read.
+    pub(super) fn received(&self, bytes: u64) {
+        self.base.stats().upstream_cx_rx_bytes_total.add(bytes);
+    }
+
+    /// Counts bytes that were written.
+    pub(super) fn sent(&self, bytes: u64) {
+        self.base.stats().upstream_cx_tx_bytes_total.add(bytes);
     }
 
     pub(super) fn end_request(&self) {

@@ -128,7 +128,7 @@ impl Pool {
     fn make_connections(self: &Rc<Self>) {
         while self.connecting.get() < self.line.len() && self.base.may_connect() {
             self.connecting.set(self.connecting.get() + 1);
-            let connection = Rc::new(Connection::new(&self.base, Version::HTTP_11));
+            let connection = Rc::new(Connection::new(&self.base, Some(Version::HTTP_11)));
             tokio::task::spawn_local(Rc::clone(self).connect(connection));
         }
     }

@@ -128,7 +128,7 @@ impl Pool {
             && self.base.may_connect()
         {
             self.connecting.set(self.connecting.get() + 1);
-            let connection = Connection::new(&self.base, Version::HTTP_2);
+            let connection = Connection::new(&self.base, Some(Version::HTTP_2));
             tokio::task::spawn_local(Rc::clone(self).connect(connection));
         }
     }

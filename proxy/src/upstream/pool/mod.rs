@@ -9,6 +9,7 @@ mod guard;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod switch;
+pub(crate) mod tcp;
 mod upload;
 mod wait;
 
@@ -38,6 +39,7 @@ type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 pub struct Pools {
     http1: RefCell<Map<Key, Rc<http1::Pool>>>,
     http2: RefCell<Map<Key, Rc<http2::Pool>>>,
+    tcp: RefCell<Map<Key, Rc<tcp::Pool>>>,
     balancers: RefCell<Map<u64, Balancer>>,
 }
 
@@ -78,6 +80,17 @@ impl Pools {
         if balancer.generation() != set.generation {
             self.drain_removed();
         }
+        if let Some(destinations) = &cluster.destinations {
+            let host = key.destination.map(|address| {
+                let known = set.at(address);
+                known.map_or_else(|| destinations.host(address), Arc::clone)
+            });
+            match &host {
+                Some(host) => host.note_used(),
+                None => cluster.stats.upstream_cx_none_healthy.inc(),
+            }
+            return host;
+        }
         if let Some(host) = set.probe() {
             return Some(Arc::clone(host));
         }
@@ -104,6 +117,16 @@ impl Pools {
         pool(&mut self.http2.borrow_mut(), cluster, host, priority)
     }
 
+    /// The maker of connections to a host that carry bytes; none if there are `max_connection_pools`.
+    pub(crate) fn tcp(
+        &self,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        priority: Priority,
+    ) -> Option<Rc<tcp::Pool>> {
+        pool(&mut self.tcp.borrow_mut(), cluster, host, priority)
+    }
+
     /// Lets go of pools whose hosts left their clusters (idle connections close, others finish), and of
     /// balancers whose clusters are not `known`. A worker calls this when its snapshot or some
     /// cluster's hosts changed.
@@ -117,6 +140,7 @@ impl Pools {
     fn drain_removed(&self) {
         retain_present(&mut self.http1.borrow_mut());
         retain_present(&mut self.http2.borrow_mut());
+        retain_present(&mut self.tcp.borrow_mut());
     }
 }
 

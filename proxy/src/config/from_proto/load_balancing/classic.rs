@@ -65,7 +65,8 @@ pub(super) fn policy(
             consistent,
         },
         PolicyProto::LoadBalancingPolicyConfig if is_overridden => LbPolicy::RoundRobin,
-        PolicyProto::ClusterProvided | PolicyProto::LoadBalancingPolicyConfig => {
+        PolicyProto::ClusterProvided => LbPolicy::ClusterProvided,
+        PolicyProto::LoadBalancingPolicyConfig => {
             cx.field("lb_policy").error(format!(
                 "{} is not supported; use ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH or MAGLEV",
                 policy.as_str_name()
@@ -131,9 +132,8 @@ fn settings(cx: &Cx<'_>, config: Option<LbConfig>) -> Settings {
             cx.converts::<MaglevLbConfig>();
             settings.table_size = super::maglev_size(&cx, table_size);
         }
-        Some(LbConfig::OriginalDstLbConfig(_)) => {
-            cx.field("original_dst_lb_config").error("not supported");
-        }
+        // The cluster's kind reads it.
+        Some(LbConfig::OriginalDstLbConfig(_)) => {}
     }
     settings
 }

@@ -6,11 +6,7 @@ use std::time::Duration;
 
 use crate::{
     bootstrap::{LoadError, Overrides, load},
-    config::{
-        cluster::LbPolicy,
-        http_connection_manager::RouteSource,
-        listener::{Listener, NetworkFilter},
-    },
+    config::{cluster::LbPolicy, http_connection_manager::RouteSource, listener::Listener},
 };
 
 fn errors(text: &str) -> Vec<String> {
@@ -42,7 +38,7 @@ static_resources:
         "static_resources.clusters[0].conect_timeout: unknown field; did you mean `connect_timeout`?",
         "static_resources.clusters[0].upstream_bind_config: not supported",
         "static_resources.clusters[1].name: duplicate",
-        "static_resources.clusters[1].lb_policy: CLUSTER_PROVIDED is not supported",
+        "static_resources.clusters[1].lb_policy: cluster provided LB specified but cluster 'a' did not provide one",
         "http2_protocol_options.max_concurrent_streams: ",
         "http2_protocol_options.allow_metadata: not supported",
     ] {
@@ -71,7 +67,7 @@ fn unsupported_fields_are_named_all_at_once() {
     for expected in [
         "overload_manager: not supported",
         "static_resources.clusters[0].upstream_bind_config: not supported",
-        "static_resources.clusters[0].lb_policy: CLUSTER_PROVIDED is not supported",
+        "static_resources.clusters[0].lb_policy: cluster provided LB specified but cluster 'a' did not provide one",
     ] {
         assert!(
             found.iter().any(|error| error.starts_with(expected)),
@@ -109,7 +105,7 @@ fn defaults_are_envoys() {
     assert_eq!(cluster.per_connection_buffer_limit_bytes, 1024 * 1024);
     let listener: &Listener = &bootstrap.listeners[0];
     assert!(listener.reuse_port);
-    let NetworkFilter::HttpConnectionManager(manager) = &listener.filter_chains[0].filter;
+    let manager = listener.filter_chains[0].filter.http().unwrap();
     assert_eq!(manager.stream_idle_timeout, Duration::from_secs(300));
     assert_eq!(manager.request_timeout, Duration::ZERO);
     assert_eq!(manager.drain_timeout, Duration::from_secs(5));

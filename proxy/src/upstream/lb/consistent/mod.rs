@@ -78,6 +78,7 @@ impl Table {
             LbPolicy::RoundRobin
             | LbPolicy::LeastRequest { .. }
             | LbPolicy::Random
+            | LbPolicy::ClusterProvided
             | LbPolicy::PeakEwma(_) => return None,
         };
         let table = Self {
@@ -202,6 +203,7 @@ impl TableGauges {
             LbPolicy::RoundRobin
             | LbPolicy::LeastRequest { .. }
             | LbPolicy::Random
+            | LbPolicy::ClusterProvided
             | LbPolicy::PeakEwma(_) => None,
         }
     }

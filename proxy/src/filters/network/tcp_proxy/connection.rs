@@ -1,0 +1,306 @@
+//! The life of one connection.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Instant, SystemTime},
+};
+
+use http::Version;
+use tokio::{net::TcpStream, task::spawn_local};
+
+use super::{
+    TcpProxyRuntime,
+    connect::{Found, connect},
+};
+use crate::{
+    listener::Active,
+    relay::{End, Meter, Relay, Side, Way},
+    telemetry::{
+        format,
+        stream_info::{ConnectionInfo, ResponseFlags, StreamInfo},
+    },
+    upstream::pool::tcp::TcpUpstream,
+    worker::{self, Timer, Worker},
+};
+
+/// A downstream connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) worker: Rc<Worker>,
+    listener: Arc<Active>,
+    pub(super) proxy: Arc<TcpProxyRuntime>,
+    pub(super) info: Rc<ConnectionInfo>,
+    /// Since when it is drained.
+    draining: Cell<Option<Instant>>,
+    /// Wakes its task.
+    waker: RefCell<Option<Waker>>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+/// What ends a connection that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timeout {
+    Idle,
+    MaxDuration,
+    Drained,
+}
+
+/// Starts to serve an accepted connection; it counts from this moment.
+pub fn start(
+    worker: Rc<Worker>,
+    listener: Arc<Active>,
+    proxy: Arc<TcpProxyRuntime>,
+    stream: TcpStream,
+    info: ConnectionInfo,
+) {
+    let cx = Rc::new(Connection {
+        worker,
+        listener,
+        proxy,
+        info: Rc::new(info),
+        draining: Cell::new(None),
+        waker: RefCell::new(None),
+        received: Cell::new(0),
+        sent: Cell::new(0),
+    });
+    let guard = Guard::new(cx);
+    spawn_local(async move {
+        let mut guard = guard;
+        guard.run(stream).await;
+    });
+}
+
+impl worker::Connection for Connection {
+    fn listener(&self) -> &Arc<Active> {
+        &self.listener
+    }
+
+    /// It goes on: nobody can tell its client to go. It ends when the drain time does.
+    fn drain(&self) {
+        if self.draining.get().is_none() {
+            self.draining.set(Some(Instant::now()));
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// The next deadline, with `idle_since` while idleness counts.
+    fn deadline(&self, idle_since: Option<Instant>) -> Option<(Instant, Timeout)> {
+        let config = &self.proxy.config;
+        let idle = idle_since.zip(config.idle_timeout);
+        let idle = idle.map(|(since, timeout)| (since + timeout, Timeout::Idle));
+        let max = config.max_downstream_connection_duration;
+        let max = max.map(|max| (self.info.start + max, Timeout::MaxDuration));
+        let drained = self.draining.get();
+        let drained = drained.map(|since| (since + self.worker.drain_time, Timeout::Drained));
+        [idle, max, drained]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+    }
+
+    fn poll_expired(
+        &self,
+        timer: &mut Timer,
+        idle_since: Option<Instant>,
+        task: &mut Context<'_>,
+    ) -> Poll<Timeout> {
+        match self.deadline(idle_since) {
+            None => Poll::Pending,
+            Some((at, what)) => timer.poll_until(at, task).map(|()| what),
+        }
+    }
+
+    /// Remembers who to wake when the connection is to drain.
+    fn remember(&self, waker: &Waker) {
+        let mut remembered = self.waker.borrow_mut();
+        if !remembered.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            *remembered = Some(waker.clone());
+        }
+    }
+
+    /// The future's output, or what ended the connection before.
+    async fn limit<F: Future>(&self, timer: &mut Timer, future: F) -> Result<F::Output, Timeout> {
+        let mut future = pin!(future);
+        poll_fn(|task| {
+            self.remember(task.waker());
+            match future.as_mut().poll(task) {
+                Poll::Ready(output) => Poll::Ready(Ok(output)),
+                Poll::Pending => self.poll_expired(timer, None, task).map(Err),
+            }
+        })
+        .await
+    }
+}
+
+/// Counts what a relay moves.
+struct Count<'a> {
+    cx: &'a Connection,
+    upstream: &'a TcpUpstream,
+    moved: Cell<bool>,
+}
+
+impl Meter for Count<'_> {
+    fn read(&self, way: Way, bytes: u64) {
+        self.moved.set(true);
+        match way {
+            Way::Up => {
+                self.cx.received.set(self.cx.received.get() + bytes);
+                self.cx.proxy.stats.rx_bytes_total.add(bytes);
+            }
+            Way::Down => self.upstream.received(bytes),
+        }
+    }
+
+    fn written(&self, way: Way, bytes: u64) {
+        self.moved.set(true);
+        match way {
+            Way::Up => self.upstream.sent(bytes),
+            Way::Down => {
+                self.cx.sent.set(self.cx.sent.get() + bytes);
+                self.cx.proxy.stats.tx_bytes_total.add(bytes);
+            }
+        }
+    }
+}
+
+/// Counts the connection while it lives, keeps it where draining finds it, and writes its record at the end.
+struct Guard {
+    cx: Rc<Connection>,
+    key: usize,
+    found: Found,
+    upstream: Option<(Option<std::net::SocketAddr>, u64)>,
+}
+
+impl Guard {
+    fn new(cx: Rc<Connection>) -> Self {
+        cx.proxy.stats.cx_total.inc();
+        cx.listener.stats.cx_total.inc();
+        cx.listener.stats.cx_active.inc();
+        Self {
+            key: cx
+                .worker
+                .connections
+                .insert(Rc::clone(&cx) as Rc<dyn worker::Connection>),
+            cx,
+            found: Found::default(),
+            upstream: None,
+        }
+    }
+
+    async fn run(&mut self, stream: TcpStream) {
+        let mut timer = self.cx.worker.timers.timer();
+        let cx = Rc::clone(&self.cx);
+        let connected = cx.limit(&mut timer, connect(&cx, &mut self.found)).await;
+        let upstream = match connected {
+            Ok(Some(upstream)) => upstream,
+            Ok(None) => return,
+            Err(timeout) => return self.expired(timeout),
+        };
+        self.upstream = Some((upstream.local(), upstream.id()));
+        let count = Count {
+            cx: &cx,
+            upstream: &upstream,
+            moved: Cell::new(false),
+        };
+        let mut relay = Relay::default();
+        let mut idle_since = Instant::now();
+        let end = poll_fn(|task| {
+            cx.remember(task.waker());
+            if let Poll::Ready(end) = relay.poll(task, &stream, &upstream.stream, &count) {
+                return Poll::Ready(Ok(end));
+            }
+            if count.moved.take() {
+                idle_since = Instant::now();
+            }
+            cx.poll_expired(&mut timer, Some(idle_since), task).map(Err)
+        })
+        .await;
+        let by_us = match end {
+            Ok(end) => {
+                if end == End::Broken(Side::Upstream) {
+                    let flags = &mut self.found.flags;
+                    flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
+                }
+                matches!(
+                    end,
+                    End::Closed(Side::Downstream) | End::Broken(Side::Downstream)
+                )
+            }
+            Err(timeout) => {
+                self.expired(timeout);
+                true
+            }
+        };
+        upstream.end(by_us);
+    }
+
+    fn expired(&mut self, timeout: Timeout) {
+        match timeout {
+            Timeout::Idle => self.cx.proxy.stats.idle_timeout.inc(),
+            Timeout::MaxDuration => {
+                self.cx.proxy.stats.max_duration.inc();
+                self.found.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+            }
+            Timeout::Drained => {}
+        }
+    }
+
+    /// The connection's record, for access logs.
+    fn record(&mut self) -> StreamInfo {
+        let cx = &self.cx;
+        let found = std::mem::take(&mut self.found);
+        let mut info = StreamInfo::new(Rc::clone(&cx.info), Version::HTTP_09);
+        info.start = cx.info.start;
+        info.start_time = SystemTime::now()
+            .checked_sub(cx.info.start.elapsed())
+            .unwrap_or(info.start_time);
+        info.flags = found.flags;
+        info.bytes_received.set(cx.received.get());
+        info.bytes_sent.set(cx.sent.get());
+        info.reason = found.reason;
+        let upstream = &mut info.upstream;
+        upstream.cluster = found.cluster;
+        upstream.host = found.host;
+        upstream.attempts = found.attempts;
+        upstream.transport_failure = found.transport_failure;
+        if let Some((local, id)) = self.upstream {
+            upstream.local = local;
+            upstream.connection_id = Some(id);
+        }
+        info
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let cx = Rc::clone(&self.cx);
+        cx.worker.connections.remove(self.key);
+        cx.listener.stats.cx_active.dec();
+        cx.listener.stats.cx_destroy.inc();
+        let length = cx.info.start.elapsed().as_millis();
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        cx.listener.stats.cx_length_ms.record(length);
+        let logs = [&cx.listener.access_logs, &cx.proxy.access_logs];
+        if logs.iter().all(|logs| logs.is_empty()) {
+            return;
+        }
+        let info = self.record();
+        let context = format::Context {
+            info: &info,
+            request: None,
+            response: None,
+            trailers: None,
+        };
+        logs.iter().for_each(|logs| logs.log(&context));
+    }
+}

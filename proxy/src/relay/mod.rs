@@ -1,0 +1,99 @@
+//! Passes bytes on between two sockets, both ways, until both sides have said all they have to say.
+//!
+//! Nothing is kept for a connection on which nothing moves: what is read goes through a buffer of the thread,
+//! and only what the other side does not take is held. A side that sends a lot is spliced: its bytes go from
+//! socket to socket through a pipe, and never come into our memory.
+
+mod direction;
+mod pipe;
+#[cfg(test)]
+mod tests;
+
+use std::task::{Context, Poll};
+
+use tokio::net::TcpStream;
+
+use self::direction::Direction;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to the host.
+    Up,
+    /// From the host to the client.
+    Down,
+}
+
+/// One of the two sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Downstream,
+    /// The host's.
+    Upstream,
+}
+
+/// Is told what moves.
+pub trait Meter {
+    /// Bytes were read from the socket that the way begins at.
+    fn read(&self, way: Way, bytes: u64);
+    /// Bytes were written to the socket that the way ends at.
+    fn written(&self, way: Way, bytes: u64);
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both sides closed; this one was the last to.
+    Closed(Side),
+    /// This side broke.
+    Broken(Side),
+}
+
+/// Both ways of one connection.
+#[derive(Debug, Default)]
+pub struct Relay {
+    up: Direction,
+    down: Direction,
+}
+
+impl Relay {
+    /// Moves what can be moved. Ready once both ways are closed or a side is broken; the calling task is
+    /// woken when there may be more to do.
+    pub fn poll(
+        &mut self,
+        task: &mut Context<'_>,
+        downstream: &TcpStream,
+        upstream: &TcpStream,
+        meter: &impl Meter,
+    ) -> Poll<End> {
+        let was_up_done = self.up.is_done();
+        let up = self.up.poll(task, downstream, upstream, Way::Up, meter);
+        let down = self.down.poll(task, upstream, downstream, Way::Down, meter);
+        if let Poll::Ready(Err(is_reading)) = up {
+            let side = if is_reading {
+                Side::Downstream
+            } else {
+                Side::Upstream
+            };
+            return Poll::Ready(End::Broken(side));
+        }
+        if let Poll::Ready(Err(is_reading)) = down {
+            let side = if is_reading {
+                Side::Upstream
+            } else {
+                Side::Downstream
+            };
+            return Poll::Ready(End::Broken(side));
+        }
+        if up.is_ready() && down.is_ready() {
+            let last = if was_up_done {
+                Side::Upstream
+            } else {
+                Side::Downstream
+            };
+            return Poll::Ready(End::Closed(last));
+        }
+        Poll::Pending
+    }
+}
