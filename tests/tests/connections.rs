@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use outrigger_tests::client::hello::client_hello;
 use outrigger_tests::client::raw::{Step, talk, talk_from};
 use outrigger_tests::proxy::{Kind, Proxy};
-use outrigger_tests::upstream::{Speaks, TcpHost};
+use outrigger_tests::upstream::{Speaks, TcpHost, Upstream};
 use outrigger_tests::{block_on, wait};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -304,6 +304,20 @@ fn capture(more: &[Value]) -> Value {
                 "filter_chain_match": {"destination_port": 7003},
                 "filters": tcp_proxy("port", "known")["filters"],
             },
+            {
+                "filter_chain_match": {"destination_port": 7004},
+                "filters": [{"name": "http", "typed_config": {
+                    "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+                    "stat_prefix": "h",
+                    "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
+                        {"match": {"prefix": "/"}, "route": {"cluster": "passthrough"}},
+                    ]}]},
+                    "http_filters": [{
+                        "name": "envoy.filters.http.router",
+                        "typed_config": {"@type": format!("{TYPES}.filters.http.router.v3.Router")},
+                    }],
+                }}],
+            },
             tcp_proxy("passthrough", "passthrough"),
         ],
     })];
@@ -356,6 +370,13 @@ async fn redirected(kind: Kind) -> Result<()> {
         let said = said.with_context(|| format!("port {port}"))?;
         ensure!(said == expected, "port {port}: {said:?}, not {expected:?}");
     }
+    // Requests go there too.
+    let http = Upstream::start_with("http", at(7004), None).await?;
+    let request = "GET /there HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let steps = [Step::Send(request.to_owned()), Step::WaitClose];
+    let said = from_client(7004, &steps).await?;
+    ensure!(said.starts_with("HTTP/1.1 200"), "{said:?}");
+    ensure!(http.take_received().len() == 1, "the host got no request");
     // Nobody listens there: the connection is closed.
     let said = from_client(7009, &[Step::WaitClose]).await?;
     ensure!(said.is_empty(), "{said:?}");
@@ -364,7 +385,7 @@ async fn redirected(kind: Kind) -> Result<()> {
         ("listener.any.downstream_cx_total", 1),
         ("tcp.port.downstream_cx_total", 1),
         ("cluster.passthrough.upstream_cx_connect_fail", 1),
-        ("listener.capture.downstream_cx_total", 3),
+        ("listener.capture.downstream_cx_total", 4),
     ] {
         wait_for(&proxy, name, wanted).await?;
     }

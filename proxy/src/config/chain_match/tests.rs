@@ -119,12 +119,12 @@ fn naive(chains: &[ChainMatch], facts: &Facts<'_>) -> Option<usize> {
         },
         |chain, facts| prefix(&chain.destinations, facts.destination.ip()),
         |chain, facts| {
-            let score = |name: &Box<str>| {
+            let score = |name: &str| {
                 let length = u32::try_from(name.len()).unwrap();
-                if **name == *facts.server_name {
+                if name == facts.server_name {
                     Some(1000)
                 } else if name.starts_with('.')
-                    && facts.server_name.ends_with(&**name)
+                    && facts.server_name.ends_with(name)
                     && facts.server_name.len() > name.len()
                 {
                     Some(length)
@@ -138,7 +138,12 @@ fn naive(chains: &[ChainMatch], facts: &Facts<'_>) -> Option<usize> {
                 } else {
                     0
                 }],
-                false => chain.server_names.iter().filter_map(score).collect(),
+                false => chain
+                    .server_names
+                    .iter()
+                    .map(|name| &**name)
+                    .filter_map(score)
+                    .collect(),
             }
         },
         |chain, facts| match &*chain.transport_protocol {
@@ -147,9 +152,9 @@ fn naive(chains: &[ChainMatch], facts: &Facts<'_>) -> Option<usize> {
             _ => vec![],
         },
         |chain, facts| {
-            let place = |name: &Box<str>| {
+            let place = |name: &str| {
                 let mut offered = facts.application_protocols.iter();
-                let place = offered.position(|offer| offer == name)?;
+                let place = offered.position(|offer| **offer == *name)?;
                 Some(100 - u32::try_from(place).unwrap())
             };
             match chain.application_protocols.is_empty() {
@@ -157,6 +162,7 @@ fn naive(chains: &[ChainMatch], facts: &Facts<'_>) -> Option<usize> {
                 false => chain
                     .application_protocols
                     .iter()
+                    .map(|name| &**name)
                     .filter_map(place)
                     .collect(),
             }

@@ -6,6 +6,7 @@
 mod access_log;
 mod bootstrap;
 mod cluster;
+mod discovery;
 mod endpoint;
 mod filter_chain;
 pub(crate) mod fraction;
@@ -31,7 +32,8 @@ mod tracing;
 mod upgrade;
 
 pub use bootstrap::bootstrap;
-pub use cluster::{check_numeric, cluster};
+pub use cluster::cluster;
+pub use discovery::check_numeric;
 pub use endpoint::load_assignment;
 pub use listener::listener;
 pub(crate) use matcher::{header_matcher, string_matcher};
