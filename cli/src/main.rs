@@ -39,6 +39,8 @@ enum Command {
     Status(commands::status::Args),
     /// Add a sidecar to the pods of a manifest, or take it away
     Inject(commands::inject::Args),
+    /// Run the admission webhook that adds sidecars to pods, or print its manifests
+    Injector(commands::injector::Args),
     /// Explain for each pod of a manifest whether it gets a sidecar
     CheckInject(commands::check_inject::Args),
     /// Set, show, verify or remove the rules that give a pod's connections to its sidecar
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
         Command::Validate(args) => finish(commands::validate::run(&args)),
         Command::Status(args) => block_on(commands::status::run(args)),
         Command::Inject(args) => finish(commands::inject::run(&args)),
+        // It makes a runtime and a log of its own.
+        Command::Injector(args) => finish(commands::injector::run(args)),
         Command::CheckInject(args) => finish(commands::check_inject::run(&args)),
         Command::Redirect(args) => finish(commands::redirect::run(&args)),
         Command::Sidecar(args) => finish(commands::sidecar::run(&args)),

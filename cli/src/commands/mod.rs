@@ -2,6 +2,7 @@
 
 pub(crate) mod check_inject;
 pub(crate) mod inject;
+pub(crate) mod injector;
 mod limits;
 pub(crate) mod redirect;
 pub(crate) mod sidecar;

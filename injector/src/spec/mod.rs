@@ -38,6 +38,9 @@ pub const STATUS: &str = "outrigger.dev/status";
 /// The label and annotation that asks for a sidecar or for none.
 pub const INJECT: &str = "outrigger.dev/inject";
 
+/// The reason for which pods are skipped that have a sidecar already.
+pub const ALREADY_INJECTED: &str = "already injected";
+
 /// The user and group that the sidecar runs as: what it sends is not redirected.
 pub const PROXY_USER: u32 = 1337;
 /// The sidecar's admin interface, on loopback.

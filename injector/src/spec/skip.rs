@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Options, Origin, PREFIX, PROXY_CONTAINER, Pod, STATUS};
+use super::{ALREADY_INJECTED, Options, Origin, PREFIX, PROXY_CONTAINER, Pod, STATUS};
 
 /// Sidecars of other meshes, by container.
 const OTHER_SIDECARS: [(&str, &str); 7] = [
@@ -39,7 +39,7 @@ const OTHER_WORDS: [(&str, &[&str], &str); 9] = [
 /// Why this pod gets none, if so.
 pub(super) fn reason(pod: &Pod<'_>) -> Option<String> {
     if pod.annotation(STATUS).is_some() || pod.has_container(PROXY_CONTAINER) {
-        return Some("already injected".to_owned());
+        return Some(ALREADY_INJECTED.to_owned());
     }
     if pod.spec.get("hostNetwork").and_then(Value::as_bool) == Some(true) {
         return Some(
