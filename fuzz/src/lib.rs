@@ -3,8 +3,14 @@
 
 use std::sync::{Arc, LazyLock};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{Request, uri::Scheme};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use outrigger_injector::{
+    manifest::{Action, Format as Output, rewrite},
+    spec::Settings,
+    webhook::review::{NamespaceLabel, Reviewer, Verdict},
+};
 use outrigger_proto::envoy::config::{
     bootstrap::v3::Bootstrap, cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment,
     listener::v3::Listener, route::v3::RouteConfiguration,
@@ -26,6 +32,7 @@ use outrigger_proxy::{
 };
 use outrigger_traces::{Limits, Store};
 use prost::{Message, Name};
+use serde_json::Value;
 
 /// Any text: a bootstrap or errors, never a panic.
 pub fn bootstrap_text(text: &str) {
@@ -45,6 +52,42 @@ pub fn format_string(text: &str) {
 /// Any text as a file of mesh objects: objects or findings, never a panic.
 pub fn mesh_files(text: &str) {
     drop(outrigger_mesh::parse::parse_file("fuzz.yaml", text));
+}
+
+/// Any bytes as the body of an AdmissionReview: a well-formed answer about this very request, whose patch
+/// can be applied; or a line of text.
+pub fn admission_review(bytes: &[u8]) {
+    static REVIEWER: LazyLock<Reviewer> = LazyLock::new(Reviewer::default);
+    let answer = REVIEWER.answer(bytes, NamespaceLabel::Enabled);
+    if answer.status != 200 {
+        assert_eq!((answer.verdict, answer.status), (Verdict::Invalid, 400));
+        assert!(answer.body.len() > 1);
+        return;
+    }
+    let review: Value = serde_json::from_slice(bytes).expect("others get a line of text");
+    let body: Value = serde_json::from_str(&answer.body).expect("an answer is JSON");
+    let response = &body["response"];
+    assert_eq!(response["uid"], review["request"]["uid"]);
+    assert_eq!(response["allowed"], answer.verdict != Verdict::Refused);
+    if let Some(patch) = response["patch"].as_str() {
+        let patch = BASE64_STANDARD.decode(patch).expect("a patch is base64");
+        let patch: json_patch::Patch = serde_json::from_slice(&patch).expect("a patch is JSON");
+        let mut pod = review["request"]["object"].clone();
+        json_patch::patch(&mut pod, &patch).expect("a patch fits");
+        let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array());
+        let mut containers = lists.into_iter().flatten().flatten();
+        assert!(containers.any(|container| container["name"] == "outrigger-proxy"));
+    }
+}
+
+/// Any text as manifests: changed, skipped or refused, and never half of it.
+pub fn manifests(text: &str) {
+    let settings = Settings::default();
+    let once = rewrite(text, Action::Inject(&settings), Output::Yaml);
+    if once.is_fine() {
+        let twice = rewrite(&once.text, Action::Inject(&settings), Output::Yaml);
+        assert!(twice.is_fine());
+    }
 }
 
 /// Any text as a regular expression: what RE2's rules let pass compiles, or is refused with a reason.

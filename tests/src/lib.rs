@@ -10,6 +10,8 @@ pub mod ads;
 pub mod bad;
 pub mod client;
 pub mod frames;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 #[cfg(feature = "mesh")]
 pub mod mesh;
 pub mod parity;

@@ -16,8 +16,10 @@ use std::{
 
 use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_tests::client::hello::client_hello;
+use outrigger_tests::kubernetes::review;
 use prost::Message as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+use serde_json::Value;
 
 /// How long one input may take, also on a busy machine with a debug build: more is a hang.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -116,6 +118,25 @@ fn regex() {
 fn mesh_files() {
     let seeds = yaml(&["examples/mesh", "control-plane/mesh/tests/golden"]);
     texts("mesh_files", 3_000, &seeds, targets::mesh_files);
+}
+
+#[test]
+fn admission_review() {
+    let pods = yaml(&["injector/tests/golden"])
+        .into_iter()
+        .filter_map(|text| serde_norway::from_slice::<Value>(&text).ok())
+        .filter(|pod| pod["kind"] == "Pod");
+    let seeds: Vec<_> = pods
+        .map(|pod| review("1", "shop", &pod).to_string().into_bytes())
+        .filter(|review| review.len() <= LONGEST)
+        .collect();
+    bytes("admission_review", 6_000, &seeds, targets::admission_review);
+}
+
+#[test]
+fn manifests() {
+    let seeds = yaml(&["injector/tests/golden"]);
+    texts("manifests", 1_500, &seeds, targets::manifests);
 }
 
 #[test]

@@ -78,6 +78,54 @@ pub(crate) fn python(steps: &Steps) -> Result<()> {
     fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())
 }
 
+/// A real API server and its store (`tests/peers/kubernetes`), where Go can build them: elsewhere the tests that
+/// need them say that they are skipped.
+pub(crate) fn kubernetes(steps: &Steps) -> Result<()> {
+    if !on_path("go") {
+        eprintln!("==> no Go on this machine: tests that need a real API server are skipped");
+        return Ok(());
+    }
+    let source = steps.root().join("tests/peers/kubernetes");
+    let peers = steps.target().join("peers");
+    let stamp = peers.join("kubernetes-modules");
+    let wanted = ["go.mod", "go.sum"]
+        .map(|name| fs::read_to_string(source.join(name)))
+        .into_iter()
+        .collect::<Result<String, _>>()
+        .with_context(|| source.display().to_string())?;
+    if fs::read_to_string(&stamp).is_ok_and(|built| built == wanted) {
+        return Ok(());
+    }
+    fs::create_dir_all(&peers).with_context(|| peers.display().to_string())?;
+    // A server that is built from modules does not know its own version, which its callers ask for.
+    let version = wanted
+        .lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix("k8s.io/kubernetes ")?
+                .split(' ')
+                .next()
+        })
+        .with_context(|| format!("no k8s.io/kubernetes in {}", source.display()))?;
+    let flags = format!("-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={version}");
+    for (name, package) in [
+        ("etcd", "go.etcd.io/etcd/server/v3"),
+        ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    ] {
+        let mut go = Command::new("go");
+        go.arg("-C")
+            .arg(&source)
+            .args(["build", "-buildvcs=false", "-trimpath", &flags, "-o"])
+            .arg(peers.join(name))
+            .arg(package);
+        if let Err(error) = steps.quiet(&format!("build {name} from Go modules"), &mut go) {
+            eprintln!("==> {error:#}\n==> tests that need a real API server are skipped");
+            return Ok(());
+        }
+    }
+    fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())
+}
+
 /// Installs Debian packages, or says which are missing.
 fn debian(steps: &Steps, packages: &[&str]) -> Result<()> {
     if packages.is_empty() {

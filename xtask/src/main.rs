@@ -123,6 +123,7 @@ fn test(steps: &Steps, args: &[String]) -> Result<()> {
     install::compilers(steps)?;
     install::python(steps)?;
     install::network(steps)?;
+    install::kubernetes(steps)?;
     // Suites run the binaries that users run; `cargo test` alone would not build them.
     build(steps, &[])?;
     let whole = ["--workspace".to_owned()];

@@ -44,6 +44,11 @@ impl Steps {
         })
     }
 
+    /// The workspace's folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The target directory.
     pub(crate) fn target(&self) -> &Path {
         &self.target
