@@ -281,7 +281,12 @@ impl<S: Socket> AsyncWrite for Io<S> {
         if this.watch.is_between_responses.get() {
             return this.swallow_codec_reply(bufs);
         }
-        let count = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        let stream = Pin::new(&mut this.stream);
+        let count = ready!(match bufs {
+            // The kernel has a shorter way for one buffer.
+            [data] => stream.poll_write(cx, data),
+            bufs => stream.poll_write_vectored(cx, bufs),
+        })?;
         this.watch.sent.set(this.watch.sent.get() + count as u64);
         Poll::Ready(Ok(count))
     }

@@ -150,7 +150,7 @@ impl Answer {
     pub(super) fn accept(
         self,
         cx: &mut StreamCx,
-        mut deadlines: Deadlines,
+        deadlines: &mut Deadlines,
     ) -> (response::Parts, Body) {
         let switches = self.switches();
         let Self {
@@ -179,9 +179,7 @@ impl Answer {
                 exchange.complete(arrival);
                 return (head, Body::Empty);
             }
-            // Nobody is to be woken: who sends the body on asks again.
-            let mut task = Context::from_waker(Waker::noop());
-            first = match Pin::new(&mut body).poll_frame(&mut task) {
+            first = match exchange.read_ahead(&mut body) {
                 Poll::Pending => None,
                 Poll::Ready(None) => {
                     exchange.complete(arrival);
@@ -207,7 +205,7 @@ impl Answer {
         let body = Body::boxed(ResponseBody {
             body,
             first,
-            deadlines,
+            deadlines: deadlines.take(cx.worker().timers.timer()),
             exchange,
             is_flushed: false,
             activity: Rc::clone(&cx.activity),

@@ -62,15 +62,17 @@ pub(super) async fn run(
     let mut sending = Sending::new(cx, matched, action, cluster, parts, body);
     loop {
         let attempt = sending.next_attempt(cx)?;
-        let outcome = attempt.run(cx, &mut sending.deadlines).await;
-        match sending.judge(cx, outcome).await {
-            Judged::Answered(answer) if sending.is_declined(cx, &answer) => {
-                return Err(sending.decline(answer));
-            }
-            Judged::Answered(answer) => return Ok(sending.respond(cx, answer)),
-            Judged::Failed(ended) => return Err(sending.fail(cx, &ended).await),
-            Judged::Again(back_off) => sending.wait(cx, back_off).await?,
+        let mut outcome = attempt.run(cx, &mut sending.deadlines).await;
+        if let Some(back_off) = sending.judge(cx, &mut outcome).await {
+            sending.prepare_retry(cx, outcome);
+            sending.wait(cx, back_off).await?;
+            continue;
         }
+        return match outcome {
+            Ok(answer) if sending.is_declined(cx, &answer) => Err(sending.decline(answer)),
+            Ok(answer) => Ok(sending.respond(cx, answer)),
+            Err(ended) => Err(sending.fail(cx, &ended).await),
+        };
     }
 }
 
@@ -109,17 +111,6 @@ enum Source {
     Once(Body),
     /// It can be sent again.
     Replayed(Replay),
-}
-
-/// What a try comes to.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for a moment; a box would be an allocation of each request"
-)]
-enum Judged {
-    Answered(Answer),
-    Failed(Ended),
-    Again(Duration),
 }
 
 impl<'a> Sending<'a> {
@@ -302,17 +293,17 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Whether the outcome is final.
-    async fn judge(&mut self, cx: &mut StreamCx, mut outcome: Outcome) -> Judged {
+    /// When another try begins; none if the outcome is final.
+    async fn judge(&mut self, cx: &mut StreamCx, outcome: &mut Outcome) -> Option<Duration> {
         self.request_end = self.request_end.or_else(|| match self.body {
             _ if cx.upgrade != Upgrade::No => None,
             Source::Empty => Some(self.start),
             _ => cx.info.upstream.last_tx.get(),
         });
-        if let Ok(answer) = &outcome
+        if let Ok(answer) = outcome
             && (answer.switches() || self.is_declined(cx, answer))
         {
-            return outcome.map_or_else(Judged::Failed, Judged::Answered);
+            return None;
         }
         if let (Source::Replayed(replay), Some(retry)) = (&self.body, &self.retry)
             && retry.has_more()
@@ -320,14 +311,12 @@ impl<'a> Sending<'a> {
         {
             self.retry = None;
         }
-        let Some(retry) = &mut self.retry else {
-            return outcome.map_or_else(Judged::Failed, Judged::Answered);
-        };
+        let retry = self.retry.as_mut()?;
         let upstream = &cx.info.upstream;
         if let Some(host) = &upstream.host {
             retry.note_host(host, upstream.first_tx.is_some());
         }
-        let would = match &mut outcome {
+        let would = match outcome {
             Ok(answer) => {
                 if retry.wants_grpc_status() && grpc_status(&answer.head.headers).is_none() {
                     answer.wait_for_trailers(&mut self.deadlines).await;
@@ -340,10 +329,7 @@ impl<'a> Sending<'a> {
         let random = || self.worker.random();
         let verdict = retry.decide(would, &self.cluster, self.action.priority, random);
         match verdict {
-            Verdict::Again(back_off) => {
-                self.prepare_retry(cx, outcome);
-                return Judged::Again(back_off);
-            }
+            Verdict::Again(back_off) => return Some(back_off),
             Verdict::Final => {}
             Verdict::Exhausted => cx
                 .info
@@ -351,7 +337,7 @@ impl<'a> Sending<'a> {
                 .insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED),
             Verdict::Overflow => cx.info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW),
         }
-        outcome.map_or_else(Judged::Failed, Judged::Answered)
+        None
     }
 
     /// Ends a try that another one follows.
@@ -413,8 +399,8 @@ impl<'a> Sending<'a> {
     }
 
     /// Passes the response on.
-    fn respond(self, cx: &mut StreamCx, answer: Answer) -> Response {
-        let (mut head, body) = answer.accept(cx, self.deadlines);
+    fn respond(&mut self, cx: &mut StreamCx, answer: Answer) -> Response {
+        let (mut head, body) = answer.accept(cx, &mut self.deadlines);
         if let (Some(end), Some(now)) = (self.request_end, cx.info.upstream.first_rx) {
             let millis = now.saturating_duration_since(end).as_millis();
             head.headers.insert(&SERVICE_TIME, small_number(millis));

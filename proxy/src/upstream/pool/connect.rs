@@ -150,7 +150,12 @@ impl AsyncWrite for Metered {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, data);
+        let stream = Pin::new(&mut this.stream);
+        let polled = match data {
+            // The kernel has a shorter way for one buffer.
+            [data] => stream.poll_write(cx, data),
+            data => stream.poll_write_vectored(cx, data),
+        };
         this.sent(polled)
     }
 
