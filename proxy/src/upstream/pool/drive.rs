@@ -203,3 +203,40 @@ impl Wake for Wakes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn wakes_that_are_held_are_noted() {
+        let count = Arc::new(Count::default());
+        let wakes = Arc::new(Wakes {
+            target: AtomicWaker::new(),
+            state: AtomicU8::new(FREE),
+        });
+        let waker = Waker::from(Arc::clone(&wakes));
+        let woken = || count.0.swap(0, Ordering::Relaxed);
+        wakes.target.register(&Waker::from(Arc::clone(&count)));
+        wakes.state.store(HELD, Ordering::Release);
+        waker.wake_by_ref();
+        waker.wake_by_ref();
+        assert_eq!(woken(), 0);
+        assert_eq!(wakes.state.swap(FREE, Ordering::AcqRel), WOKEN);
+        // The target is still there, and is woken once.
+        waker.wake_by_ref();
+        waker.wake();
+        assert_eq!(woken(), 1);
+    }
+}
