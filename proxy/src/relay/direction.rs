@@ -49,7 +49,7 @@ enum Mode {
     Copy,
     /// Through a pipe: a lot comes.
     Splice,
-    /// The system does not splice these sockets.
+    /// The system does not splice these sockets, or has no pipe for them.
     CopyOnly,
 }
 
@@ -186,9 +186,9 @@ impl Direction {
         if !matches!(self.held, Held::Pipe(_)) {
             match Pipe::take() {
                 Ok(pipe) => self.held = Held::Pipe(pipe),
-                // No file descriptors: copying needs none.
+                // No file descriptors, or no room in the kernel: copying needs neither.
                 Err(_) => {
-                    self.mode = Mode::Copy;
+                    self.mode = Mode::CopyOnly;
                     return Err(Failure::Blocked);
                 }
             }

@@ -8,8 +8,10 @@ use std::{
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 
-/// What a pipe is asked to hold; the system may give less.
-const CAPACITY: i32 = 256 * 1024;
+/// What one splice moves at most: the more, the less often both ends are woken.
+const CAPACITY: i32 = 1024 * 1024;
+/// What a pipe is asked to hold, until the system agrees: a user without privileges has only so much.
+const SIZES: [i32; 2] = [CAPACITY, CAPACITY / 4];
 /// Empty pipes that a thread keeps: more would only hold memory of the kernel.
 const KEPT: usize = 16;
 
@@ -26,14 +28,16 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// An empty pipe.
+    /// An empty pipe that holds a lot.
     pub(super) fn take() -> io::Result<Self> {
         if let Some(pipe) = PIPES.with_borrow_mut(Vec::pop) {
             return Ok(pipe);
         }
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        // A smaller one works too.
-        let _size = fcntl(&write, FcntlArg::F_SETPIPE_SZ(CAPACITY));
+        let fits = |size: &i32| fcntl(&write, FcntlArg::F_SETPIPE_SZ(*size)).is_ok();
+        if !SIZES.iter().any(fits) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         Ok(Self {
             read,
             write,
