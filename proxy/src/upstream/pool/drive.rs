@@ -4,8 +4,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
+    future::Future,
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
 
 use super::{Upload, connect::Metered};
 
@@ -72,7 +73,7 @@ impl Drive {
     }
 
     /// Drives for the connection's own task; ready once with the connection's end.
-    pub(super) fn poll_task(&self, cx: &mut Context<'_>) -> Poll<Ended> {
+    pub(super) fn poll_task(&self, cx: &Context<'_>) -> Poll<Ended> {
         let mut task = self.task.borrow_mut();
         if !task
             .as_ref()
@@ -137,15 +138,17 @@ impl Drive {
     }
 
     /// Drives until `response` is there, which needs no waker: only driving brings it.
-    pub(super) async fn until<T>(self: Rc<Self>, response: impl Future<Output = T>) -> T {
-        let mut response = pin!(response);
-        poll_fn(|cx| self.poll_lent(response.as_mut(), cx)).await
+    pub(super) fn until<F>(self: Rc<Self>, response: F) -> Driven<F> {
+        Driven {
+            drive: self,
+            response,
+        }
     }
 
     fn poll_lent<T>(
         &self,
         response: Pin<&mut impl Future<Output = T>>,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
     ) -> Poll<T> {
         self.wakes.target.register(cx.waker());
         self.hold();
@@ -186,6 +189,24 @@ impl Drive {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
         }
+    }
+}
+
+pin_project! {
+    /// A response on its way, and who drives for it.
+    pub(super) struct Driven<F> {
+        drive: Rc<Drive>,
+        #[pin]
+        response: F,
+    }
+}
+
+impl<F: Future> Future for Driven<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        this.drive.poll_lent(this.response, cx)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::{Future, poll_fn},
+    future::{self, Future, poll_fn},
     rc::{Rc, Weak},
     time::{Duration, Instant},
 };
 
+use futures_util::{TryFutureExt as _, future::Either};
 use http::{Request, Response, Version};
 use hyper::{
     body::Incoming,
@@ -325,20 +326,17 @@ impl Lease {
         &mut self,
         request: Request<Upload>,
     ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
-        let sent = self.ready.as_mut().map(|ready| {
-            ready.drive.lend();
-            let response = ready.sender.try_send_request(request);
-            Rc::clone(&ready.drive).until(response)
-        });
-        async move {
-            let Some(sent) = sent else {
-                return Err(SendError::Failed(Failure::ConnectionTermination));
-            };
-            sent.await.map_err(|mut error| match error.take_message() {
-                Some(request) => SendError::Unsent(Box::new(request)),
-                None => SendError::Failed(Failure::from_http1(error.error())),
-            })
-        }
+        let Some(ready) = &mut self.ready else {
+            let gone = SendError::Failed(Failure::ConnectionTermination);
+            return Either::Right(future::ready(Err(gone)));
+        };
+        ready.drive.lend();
+        let response = ready.sender.try_send_request(request);
+        let sent = Rc::clone(&ready.drive).until(response);
+        Either::Left(sent.map_err(|mut error| match error.take_message() {
+            Some(request) => SendError::Unsent(Box::new(request)),
+            None => SendError::Failed(Failure::from_http1(error.error())),
+        }))
     }
 
     /// What is read of the response from now on is there already: the connection need not know.
