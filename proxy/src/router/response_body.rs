@@ -4,12 +4,12 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Instant,
 };
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -77,25 +77,6 @@ impl Exchange {
             Held::Http1(lease) if is_sent => lease.release(now),
             Held::Http1(_) | Held::Http2 { .. } => self.stop_upload(),
         }
-    }
-
-    /// What is there of the response. Nobody is to be woken: who sends it on asks again.
-    pub(super) fn read_ahead(
-        &self,
-        body: &mut Body,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let lease = match &self.held {
-            Some(Held::Http1(lease)) => Some(lease),
-            _ => None,
-        };
-        if let Some(lease) = lease {
-            lease.hold();
-        }
-        let polled = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop()));
-        if let Some(lease) = lease {
-            lease.let_go(matches!(polled, Poll::Ready(None)) || body.is_end_stream());
-        }
-        polled
     }
 
     /// A frame of the response came: trailers say how it went.

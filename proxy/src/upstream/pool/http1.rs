@@ -2,12 +2,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::{self, Future, poll_fn},
+    future::{Future, poll_fn},
     rc::{Rc, Weak},
     time::{Duration, Instant},
 };
 
-use futures_util::{TryFutureExt as _, future::Either};
+use bytes::Bytes;
 use http::{Request, Response, Version};
 use hyper::{
     body::Incoming,
@@ -18,8 +18,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::{
     ActiveRequest, Base, Failure, HostPool, Limit, Upload,
-    connect::connect,
-    drive::{Drive, Ended},
+    connect::{Metered, connect},
     guard::{Connection, PendingRequest},
     switch::{Expected, Switched, switch},
     wait::Line,
@@ -32,6 +31,8 @@ const HEAD_KB: u32 = 80;
 const BUFFER: usize = 8192 + 4096 * 100;
 /// hyper's own limit of headers, which costs it nothing.
 const DEFAULT_HEADERS: u32 = 100;
+
+type Driver = http1::Connection<TokioIo<Metered>, Upload>;
 
 /// The connections of one host and priority.
 pub(crate) struct Pool {
@@ -52,7 +53,6 @@ struct Idle {
 struct Ready {
     sender: SendRequest<Upload>,
     connection: Rc<Connection>,
-    drive: Rc<Drive>,
 }
 
 impl HostPool for Pool {
@@ -152,15 +152,9 @@ impl Pool {
         connection.connected(io.local());
         // The handshake of HTTP/1 sends nothing and cannot fail.
         if let Ok((sender, driver)) = self.builder().handshake(TokioIo::new(io)).await {
-            let drive = Drive::new(driver);
             let pool = Rc::clone(&self);
-            tokio::task::spawn_local(pool.drive(Rc::clone(&drive), Rc::clone(&connection)));
-            let ready = Ready {
-                sender,
-                connection,
-                drive,
-            };
-            self.put(ready, Instant::now());
+            tokio::task::spawn_local(pool.drive(driver, Rc::clone(&connection)));
+            self.put(Ready { sender, connection }, Instant::now());
         }
     }
 
@@ -190,8 +184,9 @@ impl Pool {
     }
 
     /// Runs a connection to its end.
-    async fn drive(self: Rc<Self>, drive: Rc<Drive>, connection: Rc<Connection>) {
-        match self.run(&drive, &connection).await {
+    async fn drive(self: Rc<Self>, driver: Driver, connection: Rc<Connection>) {
+        // The driver is gone afterwards, so that its sender knows that it is closed.
+        match self.run(driver, &connection).await {
             Ok((mut io, read)) => match connection.switch.take() {
                 Some(switch) => switch.hand_over(Switched { io, read }).await,
                 // Whoever is there still will see it closed in any case.
@@ -206,20 +201,28 @@ impl Pool {
         self.make_connections();
     }
 
-    async fn run(&self, drive: &Drive, connection: &Connection) -> Ended {
-        let mut end = poll_fn(|task| drive.poll_task(task));
-        let Some(limit) = self.base.cluster().config.max_connection_duration else {
-            return end.await;
-        };
-        match tokio::time::timeout(limit, &mut end).await {
-            Ok(ended) => ended,
-            Err(_elapsed) => {
-                self.base.stats().upstream_cx_max_duration_reached.inc();
-                connection.is_draining.set(true);
-                self.drop_idle(|ready| ready.connection.is_draining.get());
-                end.await
-            }
+    /// The socket with what was read ahead.
+    async fn run(
+        &self,
+        mut driver: Driver,
+        connection: &Connection,
+    ) -> hyper::Result<(Metered, Bytes)> {
+        let limit = self.base.cluster().config.max_connection_duration;
+        let mut end = poll_fn(|task| driver.poll_without_shutdown(task));
+        match limit {
+            None => end.await?,
+            Some(limit) => match tokio::time::timeout(limit, &mut end).await {
+                Ok(ended) => ended?,
+                Err(_elapsed) => {
+                    self.base.stats().upstream_cx_max_duration_reached.inc();
+                    connection.is_draining.set(true);
+                    self.drop_idle(|ready| ready.connection.is_draining.get());
+                    end.await?;
+                }
+            },
         }
+        let parts = driver.into_parts();
+        Ok((parts.io.into_inner(), parts.read_buf))
     }
 
     fn drop_idle(&self, is_unwanted: impl Fn(&Ready) -> bool) {
@@ -321,38 +324,23 @@ pub(crate) enum SendError {
 }
 
 impl Lease {
-    /// Sends the request. The connection is driven by who waits for its response.
+    /// Sends the request.
     pub(crate) fn send(
         &mut self,
         request: Request<Upload>,
     ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
-        let Some(ready) = &mut self.ready else {
-            let gone = SendError::Failed(Failure::ConnectionTermination);
-            return Either::Right(future::ready(Err(gone)));
-        };
-        ready.drive.lend();
-        let response = ready.sender.try_send_request(request);
-        let sent = Rc::clone(&ready.drive).until(response);
-        Either::Left(sent.map_err(|mut error| match error.take_message() {
-            Some(request) => SendError::Unsent(Box::new(request)),
-            None => SendError::Failed(Failure::from_http1(error.error())),
-        }))
-    }
-
-    /// What is read of the response from now on is there already: the connection need not know.
-    pub(crate) fn hold(&self) {
-        if let Some(ready) = &self.ready {
-            ready.drive.hold();
-        }
-    }
-
-    /// The end of [`Self::hold`]; more is to be read if the response is not complete.
-    pub(crate) fn let_go(&self, is_complete: bool) {
-        if let Some(ready) = &self.ready
-            && ready.drive.let_go()
-            && !is_complete
-        {
-            ready.drive.wake_task();
+        let sent = self
+            .ready
+            .as_mut()
+            .map(|ready| ready.sender.try_send_request(request));
+        async move {
+            let Some(sent) = sent else {
+                return Err(SendError::Failed(Failure::ConnectionTermination));
+            };
+            sent.await.map_err(|mut error| match error.take_message() {
+                Some(request) => SendError::Unsent(Box::new(request)),
+                None => SendError::Failed(Failure::from_http1(error.error())),
+            })
         }
     }
 
@@ -439,7 +427,6 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(ready) = self.ready.take() {
-            ready.drive.take_back();
             ready.close();
         }
     }

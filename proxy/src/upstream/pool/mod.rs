@@ -4,7 +4,6 @@
 //! in line while one is made, within the circuit breakers. Everything here lives on one thread.
 
 mod connect;
-mod drive;
 mod failure;
 mod guard;
 pub(crate) mod http1;
