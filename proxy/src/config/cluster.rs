@@ -261,7 +261,7 @@ pub struct RetryBudget {
     pub percent: f64,
     /// Requests and retries that began within this time count; zero: those in flight.
     pub interval: Duration,
-    /// So many retries are always possible, with an interval for each second of it. Default 3.
+    /// So many retries are always possible. Default 3.
     pub min_concurrency: u32,
 }
 

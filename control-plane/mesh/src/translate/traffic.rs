@@ -46,10 +46,9 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Our own load balancer.
 const PEAK_EWMA: &str = "outrigger.load_balancing_policies.peak_ewma";
-/// Retries among 100 requests of the interval, unless a policy says otherwise.
+/// Retries among 100 requests in progress, unless a policy says otherwise.
 const BUDGET_PERCENT: f64 = 20.0;
-/// So many retries a second are always allowed, unless a policy says otherwise. (To our proxy, with an
-/// interval; to Envoy, at once.)
+/// So many retries are always allowed, unless a policy says otherwise.
 const BUDGET_MIN_CONCURRENCY: u32 = 10;
 /// What the budget is a share of, unless a policy says otherwise: what began within it.
 const BUDGET_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
 //! How many retries there may be: a fixed number, or a share of the requests.
 //!
 //! A budget counts what is in flight, as in Envoy; with an interval, requests and retries that began
-//! within it, of which there may always be `min_retry_concurrency` a second. Envoy holds the retries in
-//! flight against the requests of the interval, which limits nothing where retries fail fast.
+//! within it. Envoy holds the retries in flight against the requests of the interval, which limits
+//! nothing where retries fail fast.
 
 use std::{
     sync::{
@@ -17,8 +17,6 @@ use std::{
 
 use super::{Circuit, Resource};
 use crate::config::{cluster::Thresholds, route::Priority};
-
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// The limit of retries of one priority.
 #[derive(Debug)]
@@ -102,13 +100,9 @@ impl Retries {
         if !self.has_budget() {
             return u64::from(self.count.max());
         }
-        let min = u64::from(self.min.load(Relaxed));
-        let (base, min) = match self.interval.load(Relaxed) {
-            0 => (active(), min),
-            interval => {
-                let requests = self.requests.sum(self.since_epoch(now), interval);
-                (requests, min * (interval / NANOS_PER_SECOND).max(1))
-            }
+        let base = match self.interval.load(Relaxed) {
+            0 => active(),
+            interval => self.requests.sum(self.since_epoch(now), interval),
         };
         let percent = f64::from_bits(self.percent.load(Relaxed));
         #[expect(
@@ -118,7 +112,7 @@ impl Retries {
             reason = "a share of a count of requests: not negative, and small"
         )]
         let share = (percent / 100.0 * base as f64) as u64;
-        share.max(min)
+        share.max(u64::from(self.min.load(Relaxed)))
     }
 
     fn since_epoch(&self, now: Instant) -> u64 {
@@ -284,16 +278,14 @@ mod tests {
             min_concurrency: 1,
         }));
         let start = Instant::now();
-        // One a second is always allowed.
-        assert_eq!(count(&circuit, start).len(), 10);
         for _ in 0..100 {
             circuit.of(Priority::Default).note_request(start);
         }
         // Ended retries count on.
         let later = start + Duration::from_secs(5);
-        assert_eq!(count(&circuit, later).len(), 10);
+        assert_eq!(count(&circuit, later).len(), 20);
         assert_eq!(count(&circuit, later).len(), 0);
         let much_later = start + Duration::from_secs(16);
-        assert_eq!(count(&circuit, much_later).len(), 10);
+        assert_eq!(count(&circuit, much_later).len(), 1);
     }
 }

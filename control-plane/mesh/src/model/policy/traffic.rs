@@ -285,11 +285,11 @@ pub struct Backoff {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RetryBudget {
-    /// Retries among 100 requests of the interval.
+    /// Retries among 100 requests in progress.
     pub percent: Option<Percent>,
-    /// So many retries a second are always allowed.
+    /// So many retries at once are always allowed.
     pub min_concurrency: Option<u32>,
-    /// Requests and retries count for this long, not only while they are in progress.
+    /// Requests count for this long, not only while they are in progress.
     pub interval: Option<Span>,
 }
 
