@@ -99,8 +99,8 @@ impl Filter {
     }
 
     /// The stream's one permit, which counts against the limit once, whatever is injected.
-    fn activate(&self, config: &Config, is_active: &mut bool, stream: &mut StreamCx) -> bool {
-        if *is_active {
+    fn activate(&self, config: &Config, permit: &mut Option<Active>) -> bool {
+        if permit.is_some() {
             return true;
         }
         let max = config.max_active_faults.map_or(u64::MAX, u64::from);
@@ -110,8 +110,7 @@ impl Filter {
         }
         self.shared.active.fetch_add(1, Relaxed);
         self.shared.active_gauge.inc();
-        stream.keep(Box::new(Active(Arc::clone(&self.shared))));
-        *is_active = true;
+        *permit = Some(Active(Arc::clone(&self.shared)));
         true
     }
 }
@@ -263,17 +262,23 @@ impl HttpFilter for Filter {
         if !is_meant(config, head, cx.stream) {
             return Flow::Continue;
         }
-        let mut is_active = false;
+        let mut permit = None;
         if let Some(rate) = rate_of(config, head, cx.stream)
-            && self.activate(config, &mut is_active, cx.stream)
+            && self.activate(config, &mut permit)
         {
             self.shared.response_rates.inc();
             *cx.state = Some(rate);
         }
         let abort = abort_of(config, head, cx.stream);
-        let delay = delay_of(config, head, cx.stream)
-            .filter(|_| self.activate(config, &mut is_active, cx.stream));
-        let abort = abort.filter(|_| self.activate(config, &mut is_active, cx.stream));
+        let delay =
+            delay_of(config, head, cx.stream).filter(|_| self.activate(config, &mut permit));
+        let abort = abort.filter(|_| self.activate(config, &mut permit));
+        // A delay alone is over once the request goes on.
+        if (abort.is_some() || cx.state.is_some())
+            && let Some(permit) = permit.take()
+        {
+            cx.stream.keep(Box::new(permit));
+        }
         if delay.is_none() && abort.is_none() {
             return Flow::Continue;
         }
@@ -292,6 +297,7 @@ impl HttpFilter for Filter {
         let until = Instant::now() + delay;
         Flow::Wait(Box::pin(async move {
             timer.until(until).await;
+            drop(permit);
             finish(reply, &shared, caller.as_deref())
         }))
     }
