@@ -1,4 +1,6 @@
 //! Process plumbing that two binaries use.
 
+pub mod file;
 pub mod log;
+pub mod net;
 pub mod signal;

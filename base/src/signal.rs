@@ -1,6 +1,9 @@
 //! Signals that ask a process to stop.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 /// Resolves when the process is asked to stop, with the name of the signal.
 ///
@@ -15,4 +18,10 @@ pub fn stop() -> std::io::Result<impl Future<Output = &'static str>> {
             _ = interrupt.recv() => "SIGINT",
         }
     })
+}
+
+/// Resolves once the flag says that everything is to stop.
+pub async fn stopped(mut flag: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop too.
+    drop(flag.wait_for(|stop| *stop).await);
 }

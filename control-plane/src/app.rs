@@ -1,17 +1,11 @@
 //! Starts the parts of the control plane, in the order in which they need each other, and stops
 //! them again.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::Router;
+use outrigger_base::{file, net::bind, signal};
 use outrigger_traces::{Limits, Store};
 use outrigger_xds::server::grpc::Service;
 use serde::Serialize;
@@ -177,7 +171,11 @@ impl ControlPlane {
             grpc: Some(ports.otlp_grpc),
             http: Some(ports.otlp_http),
         };
-        tasks.spawn(otlp_receiver::serve(listeners, traces, on(stopped)));
+        tasks.spawn(otlp_receiver::serve(
+            listeners,
+            traces,
+            signal::stopped(stopped),
+        ));
         Ok(Self {
             addresses,
             mesh,
@@ -259,13 +257,14 @@ pub fn main(args: &Args) -> ExitCode {
 }
 
 async fn run(args: &Args) -> anyhow::Result<()> {
-    let signal = outrigger_base::signal::stop().context("signal handlers")?;
+    let signal = signal::stop().context("signal handlers")?;
     let control_plane = ControlPlane::start(args).await?;
     let addresses = control_plane.addresses();
     tracing::info!("control plane is up: {addresses}");
-    if let Some(file) = &args.addresses_file {
-        write_addresses(file, &addresses)
-            .with_context(|| format!("--addresses-file {}", file.display()))?;
+    if let Some(path) = &args.addresses_file {
+        // Others wait for it to appear.
+        file::replace(path, serde_json::to_vec_pretty(&addresses)?)
+            .with_context(|| format!("--addresses-file {}", path.display()))?;
     }
     control_plane
         .run_until(async {
@@ -273,24 +272,6 @@ async fn run(args: &Args) -> anyhow::Result<()> {
             tracing::info!("{name}: stopping");
         })
         .await
-}
-
-/// Whole or not at all: others wait for the file to appear.
-fn write_addresses(file: &Path, addresses: &Addresses) -> anyhow::Result<()> {
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(".tmp");
-    std::fs::write(&temporary, serde_json::to_vec_pretty(addresses)?)?;
-    std::fs::rename(&temporary, file)?;
-    Ok(())
-}
-
-async fn bind(ip: IpAddr, port: u16, flag: &str) -> anyhow::Result<TcpListener> {
-    let address = SocketAddr::new(ip, port);
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "{flag} {port}: cannot listen on {address}; choose another port, or 0 for any free one"
-        )
-    })
 }
 
 async fn serve_xds(
@@ -303,7 +284,7 @@ async fn serve_xds(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(Service::new(serving).into_server())
-        .serve_with_incoming_shutdown(incoming, on(stopped))
+        .serve_with_incoming_shutdown(incoming, signal::stopped(stopped))
         .await
         .context("xDS server")
 }
@@ -314,7 +295,7 @@ async fn serve_http(
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     axum::serve(listener, router)
-        .with_graceful_shutdown(on(stopped))
+        .with_graceful_shutdown(signal::stopped(stopped))
         .await
         .context("HTTP server")
 }
@@ -325,12 +306,7 @@ async fn until(
 ) -> anyhow::Result<()> {
     tokio::select! {
         () = work => {}
-        () = on(stopped) => {}
+        () = signal::stopped(stopped) => {}
     }
     Ok(())
-}
-
-async fn on(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop too.
-    drop(stopped.wait_for(|stop| *stop).await);
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use outrigger_base::file;
 use outrigger_mesh::{
     bootstrap::{OTLP_CLUSTER, Sidecar},
     scope::{Inbound, InboundProtocol, NodeMetadata, Tracing},
@@ -220,9 +221,7 @@ pub(crate) fn route([v1, v2]: [u32; 2]) -> String {
     )
 }
 
-/// Writes beside the file and renames, so that a reader sees the old text or the new one.
+/// Replaces a file; a reader sees the old text or the new one.
 pub(crate) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let beside = path.with_extension("yaml.new");
-    std::fs::write(&beside, text).with_context(|| format!("can't write {}", beside.display()))?;
-    std::fs::rename(&beside, path).with_context(|| format!("can't write {}", path.display()))
+    file::replace(path, text).with_context(|| format!("can't write {}", path.display()))
 }

@@ -11,6 +11,7 @@ mod tests;
 
 use std::time::Duration;
 
+use outrigger_base::signal;
 use outrigger_traces::{Outcome, Store};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -45,13 +46,17 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(false);
     let grpc = async {
         match listeners.grpc {
-            Some(listener) => grpc::serve(listener, store.clone(), on(stopped.clone())).await,
+            Some(listener) => {
+                grpc::serve(listener, store.clone(), signal::stopped(stopped.clone())).await
+            }
             None => Ok(()),
         }
     };
     let http = async {
         match listeners.http {
-            Some(listener) => http::serve(listener, store.clone(), on(stopped.clone())).await,
+            Some(listener) => {
+                http::serve(listener, store.clone(), signal::stopped(stopped.clone())).await
+            }
             None => Ok(()),
         }
     };
@@ -70,11 +75,6 @@ pub async fn serve(
             Ok(())
         }
     }
-}
-
-async fn on(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop too.
-    drop(stopped.wait_for(|stop| *stop).await);
 }
 
 /// Full success has no `partial_success`: a set one, even if empty, is a warning to exporters.

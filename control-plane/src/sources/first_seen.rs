@@ -126,15 +126,12 @@ fn read(file: &Path) -> io::Result<BTreeMap<String, Timestamp>> {
         .collect()
 }
 
-/// Whole or not at all.
 fn write(file: &Path, stamps: &BTreeMap<String, Timestamp>) -> io::Result<()> {
     let text: BTreeMap<&str, String> = stamps
         .iter()
         .map(|(object, stamp)| (object.as_str(), stamp.to_string()))
         .collect();
-    let beside = file.with_extension("new");
-    fs::write(&beside, serde_json::to_vec_pretty(&text)?)?;
-    fs::rename(&beside, file)
+    outrigger_base::file::replace(file, serde_json::to_vec_pretty(&text)?)
 }
 
 #[cfg(test)]

@@ -1,10 +1,7 @@
 //! The last good text of each file, kept under the data directory: a file that is broken when the
 //! control plane starts falls back to what it said before, as it would have without the restart.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
 /// A directory with one copy per file.
 #[derive(Debug)]
@@ -38,7 +35,7 @@ impl LastGood {
     /// Remembers it, whole or not at all; a failure costs no more than the memory.
     pub fn save(&self, name: &str, text: &str) {
         let path = self.path(name);
-        if let Err(error) = write(&path, text) {
+        if let Err(error) = outrigger_base::file::replace(&path, text) {
             tracing::warn!(%error, "cannot keep the last good version of {name}");
         }
     }
@@ -59,12 +56,6 @@ impl LastGood {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(encode(name))
     }
-}
-
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    fs::write(&beside, text)?;
-    fs::rename(&beside, path)
 }
 
 /// A path within the configuration as one file name.

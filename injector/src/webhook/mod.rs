@@ -14,7 +14,7 @@ pub mod upkeep;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,9 +28,10 @@ use axum::{
 };
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
+use outrigger_base::{file, net::bind, signal};
 use rustls::{ServerConfig, crypto::CryptoProvider};
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::spec::{Settings, supports_native_sidecars};
@@ -97,7 +98,7 @@ struct Addresses {
 /// # Errors
 /// When a port is taken, or the cluster cannot be reached at the start.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let signal = outrigger_base::signal::stop().context("signal handlers")?;
+    let signal = signal::stop().context("signal handlers")?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     // For the client of the API server; a second one of the same kind changes nothing.
     drop(CryptoProvider::install_default((*provider).clone()));
@@ -133,7 +134,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         stopping: Arc::clone(&stopping),
         metrics: Arc::clone(&metrics),
     };
-    let plain = axum::serve(plain, router(health)).with_graceful_shutdown(on(stopped.clone()));
+    let plain =
+        axum::serve(plain, router(health)).with_graceful_shutdown(signal::stopped(stopped.clone()));
     let plain = tokio::spawn(async move { plain.await });
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -146,7 +148,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let webhook = Arc::new(Webhook { reviewer, metrics });
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let served = tokio::spawn(server::serve(listener, acceptor, webhook, on(stopped)));
+    let served = tokio::spawn(server::serve(
+        listener,
+        acceptor,
+        webhook,
+        signal::stopped(stopped),
+    ));
 
     wait(&used).await;
     tracing::info!(
@@ -154,9 +161,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         addresses.webhook,
         addresses.metrics
     );
-    if let Some(file) = &options.addresses_file {
-        write_addresses(file, &addresses)
-            .with_context(|| format!("--addresses-file {}", file.display()))?;
+    if let Some(path) = &options.addresses_file {
+        // Others wait for it to appear.
+        file::replace(path, serde_json::to_vec_pretty(&addresses)?)
+            .with_context(|| format!("--addresses-file {}", path.display()))?;
     }
     let name = tokio::select! {
         name = signal => name,
@@ -253,27 +261,4 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
 async fn text(State(health): State<Health>) -> impl IntoResponse {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, health.metrics.text())
-}
-
-async fn bind(ip: IpAddr, port: u16, flag: &str) -> anyhow::Result<TcpListener> {
-    let address = SocketAddr::new(ip, port);
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "{flag} {port}: cannot listen on {address}; choose another port, or 0 for any free one"
-        )
-    })
-}
-
-async fn on(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop too.
-    drop(stopped.wait_for(|stop| *stop).await);
-}
-
-/// Whole or not at all: others wait for the file to appear.
-fn write_addresses(file: &Path, addresses: &Addresses) -> anyhow::Result<()> {
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(".tmp");
-    std::fs::write(&temporary, serde_json::to_vec_pretty(addresses)?)?;
-    std::fs::rename(&temporary, file)?;
-    Ok(())
 }

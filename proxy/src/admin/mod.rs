@@ -232,10 +232,7 @@ impl Lifecycle {
 /// # Errors
 /// The file cannot be written.
 pub fn write_address(path: &Path, address: SocketAddr) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    std::fs::write(&beside, address.to_string())?;
-    std::fs::rename(&beside, path)
+    outrigger_base::file::replace(path, address.to_string())
 }
 
 #[cfg(test)]
