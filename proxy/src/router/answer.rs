@@ -150,7 +150,7 @@ impl Answer {
     pub(super) fn accept(
         self,
         cx: &mut StreamCx,
-        deadlines: &mut Deadlines,
+        mut deadlines: Deadlines,
     ) -> (response::Parts, Body) {
         let switches = self.switches();
         let Self {
@@ -207,7 +207,7 @@ impl Answer {
         let body = Body::boxed(ResponseBody {
             body,
             first,
-            deadlines: deadlines.take(cx.worker().timers.timer()),
+            deadlines,
             exchange,
             is_flushed: false,
             activity: Rc::clone(&cx.activity),

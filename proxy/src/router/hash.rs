@@ -47,8 +47,8 @@ impl RequestHash {
     }
 
     /// Adds the cookies that were made to a response.
-    pub(super) fn add_cookies(&mut self, headers: &mut HeaderMap) {
-        for cookie in self.cookies.drain(..) {
+    pub(super) fn add_cookies(self, headers: &mut HeaderMap) {
+        for cookie in self.cookies {
             headers.append(header::SET_COOKIE, cookie);
         }
     }

@@ -399,8 +399,8 @@ impl<'a> Sending<'a> {
     }
 
     /// Passes the response on.
-    fn respond(&mut self, cx: &mut StreamCx, answer: Answer) -> Response {
-        let (mut head, body) = answer.accept(cx, &mut self.deadlines);
+    fn respond(self, cx: &mut StreamCx, answer: Answer) -> Response {
+        let (mut head, body) = answer.accept(cx, self.deadlines);
         if let (Some(end), Some(now)) = (self.request_end, cx.info.upstream.first_rx) {
             let millis = now.saturating_duration_since(end).as_millis();
             head.headers.insert(&SERVICE_TIME, small_number(millis));

@@ -249,20 +249,6 @@ impl Deadlines {
         }
     }
 
-    /// These, with none left.
-    pub(super) fn take(&mut self, timer: Timer) -> Self {
-        let none = Self {
-            timer,
-            timeout: None,
-            route: None,
-            max_life: None,
-            life: None,
-            upload: None,
-            per_try: None,
-        };
-        std::mem::replace(self, none)
-    }
-
     /// A try begins. The request's end is that of `upload`, if it was not seen before; without one it
     /// is now.
     pub(super) fn begin_try(&mut self, now: Instant, upload: Option<Rc<UploadState>>) {

@@ -313,7 +313,7 @@ impl Copy {
         };
         match attempt.run(cx, &mut deadlines).await {
             Ok(answer) => {
-                let (head, mut body) = answer.accept(cx, &mut deadlines);
+                let (head, mut body) = answer.accept(cx, deadlines);
                 cx.info.response_code = Some(head.status);
                 discard(&mut body).await;
             }
