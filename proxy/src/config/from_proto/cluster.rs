@@ -55,6 +55,7 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
     cx.converts::<Proto>();
     cx.refuses::<Proto>(&["cluster_type"]);
     cx.partly::<Proto>("type", "STATIC, STRICT_DNS, EDS, ORIGINAL_DST");
+    cx.partly::<Proto>("original_dst_lb_config", "with type ORIGINAL_DST");
     cx.partly::<Proto>(
         "lb_policy",
         "ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH, MAGLEV, CLUSTER_PROVIDED",

@@ -61,6 +61,10 @@ pub(super) fn discovery(
             "cluster provided LB specified but cluster '{name}' did not provide one"
         ));
     }
+    if kind != DiscoveryType::OriginalDst && destination.config.is_some() {
+        cx.field("original_dst_lb_config")
+            .error("not supported: only clusters of type ORIGINAL_DST read it");
+    }
     match kind {
         DiscoveryType::OriginalDst => {
             refuse_eds(cx, eds.as_ref());
