@@ -15,6 +15,7 @@ mod path;
 mod request_body;
 pub mod request_id;
 mod response_body;
+mod routing;
 pub mod stats;
 pub mod stream;
 pub mod stream_cx;

@@ -14,7 +14,7 @@ use super::{
     local_reply::{self, ReplyTo},
     request_body,
     response_body::ResponseBody,
-    strict,
+    routing, strict,
     upgrade::{self, Switched},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     filters::http::Chain,
     router,
     telemetry::{
-        format::{RequestHead, RequestRecord},
+        format::RequestRecord,
         stream_info::{ResponseFlags, StreamInfo},
     },
     worker::Timer,
@@ -217,7 +217,7 @@ impl Stream {
         if let Some(matched) = &cx.matched {
             cx.info.route = Some(Arc::clone(&matched.route));
             cx.info.virtual_host = Some(Arc::clone(&matched.virtual_host().name));
-            route_deadlines(cx, &matched.route.action, &mut parts.headers);
+            routing::deadlines(cx, &matched.route.action, &mut parts.headers);
         }
         if let Some(tracer) = &hcm.tracer {
             tracer.start(&mut parts.headers, &mut cx.info);
@@ -248,7 +248,7 @@ impl Stream {
             return Err(
                 LocalReply::new(StatusCode::NOT_FOUND, "", "route_not_found")
                     .with_flags(ResponseFlags::NO_ROUTE_FOUND)
-                    .with_reason(no_route_reason(cx, &parts)),
+                    .with_reason(routing::no_route_reason(cx, &parts)),
             );
         };
         let mut response = router::forward(cx, &matched, parts, body).await?;
@@ -569,37 +569,5 @@ fn count_refusal(cx: &StreamCx, reply: &LocalReply) {
         }
         "path_normalization_failed" => stats.rq_failed_path_normalization.inc(),
         _ => {}
-    }
-}
-
-/// The route's own limits replace the connection manager's.
-fn route_deadlines(cx: &StreamCx, action: &Action, headers: &mut http::HeaderMap) {
-    let Action::Forward(forward) = action else {
-        return;
-    };
-    if let Some(idle) = forward.idle_timeout {
-        cx.activity.idle_timeout.set(idle);
-    }
-    if let Some(max) = router::max_stream_duration(forward, headers) {
-        cx.activity
-            .max_deadline
-            .set((!max.is_zero()).then(|| cx.info.start + max));
-    }
-}
-
-fn no_route_reason(cx: &StreamCx, parts: &Parts) -> String {
-    let head = RequestHead::new(parts, &cx.scheme);
-    let host = head
-        .authority()
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
-    match &cx.info.route_table {
-        Some(table) => {
-            format!(
-                "no route in {table} for {} {host}{}",
-                parts.method, head.path
-            )
-        }
-        None => "the route configuration is not there yet".to_owned(),
     }
 }
