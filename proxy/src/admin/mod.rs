@@ -33,10 +33,7 @@ pub use serve::serve;
 
 use self::server::ServerStats;
 use crate::{
-    config::{
-        bootstrap::Bootstrap,
-        listener::{DrainType, Listener, TrafficDirection},
-    },
+    config::{bootstrap::Bootstrap, listener::Listener},
     snapshot::{Dump, Publisher},
     telemetry::{
         access_log::{AccessLogs, Loggers},
@@ -191,25 +188,9 @@ impl Context {
 /// The endpoint as a listener, for its access log.
 fn listener(address: Option<SocketAddr>) -> Listener {
     Listener {
-        name: "admin".into(),
         addresses: address.into_iter().collect(),
         stat_prefix: Some("admin".into()),
-        filter_chains: Vec::new(),
-        matcher: crate::config::chain_match::ChainMatcher::default(),
-        listener_filters: Vec::new(),
-        listener_filters_timeout: None,
-        continue_on_listener_filters_timeout: false,
-        use_original_dst: false,
-        bind_to_port: true,
-        transparent: false,
-        per_connection_buffer_limit_bytes: 0,
-        direction: TrafficDirection::Unspecified,
-        drain_type: DrainType::Default,
-        tcp_backlog_size: None,
-        reuse_port: false,
-        tcp_keepalive: None,
-        freebind: false,
-        access_log: Vec::new(),
+        ..Listener::named("admin")
     }
 }
 

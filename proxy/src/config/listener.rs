@@ -50,6 +50,34 @@ pub struct Listener {
     pub access_log: Vec<AccessLog>,
 }
 
+impl Listener {
+    /// A listener that does nothing.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            addresses: Vec::new(),
+            stat_prefix: None,
+            filter_chains: Vec::new(),
+            matcher: ChainMatcher::default(),
+            listener_filters: Vec::new(),
+            listener_filters_timeout: None,
+            continue_on_listener_filters_timeout: false,
+            use_original_dst: false,
+            bind_to_port: true,
+            transparent: false,
+            per_connection_buffer_limit_bytes: 0,
+            direction: TrafficDirection::Unspecified,
+            drain_type: DrainType::Default,
+            tcp_backlog_size: None,
+            reuse_port: false,
+            tcp_keepalive: None,
+            freebind: false,
+            access_log: Vec::new(),
+        }
+    }
+}
+
 /// `envoy.config.core.v3.TrafficDirection`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TrafficDirection {

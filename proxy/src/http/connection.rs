@@ -5,10 +5,9 @@ use std::{
     io,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use ::http::Version;
 use bytes::{Bytes, BytesMut};
 use tokio::{net::TcpStream, task::spawn_local};
 
@@ -20,15 +19,11 @@ use super::{
 };
 use crate::{
     config::http_connection_manager::Codec,
-    listener::Active,
-    telemetry::{
-        format,
-        stream_info::{ConnectionInfo, StreamInfo},
-    },
-    worker::{self, Worker},
+    listener::{Active, filters::http_head::PREFACE},
+    telemetry::stream_info::{ConnectionInfo, StreamInfo},
+    worker::{self, Bell, Open, Worker},
 };
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What the first read takes: most requests are smaller.
 const FIRST_READ: usize = 2048;
 
@@ -59,7 +54,7 @@ pub fn start(
         draining: Cell::new(None),
         responding: RefCell::new(None),
         receiving: RefCell::new(None),
-        waker: RefCell::new(None),
+        bell: Bell::default(),
         switched: RefCell::new(None),
         was_in_use: Cell::new(false),
         buckets: RefCell::default(),
@@ -134,11 +129,11 @@ async fn detect(stream: &TcpStream) -> io::Result<Option<(bool, Bytes)>> {
     }
 }
 
-/// Counts the connection while it lives, and keeps it where draining finds it.
+/// Counts the connection while it lives.
 struct Guard {
     cx: Rc<DownstreamCx>,
-    key: usize,
     end: End,
+    _open: Open,
 }
 
 impl Guard {
@@ -146,14 +141,10 @@ impl Guard {
         let stats = &cx.hcm.stats;
         stats.cx_total.inc();
         stats.cx_active.inc();
-        cx.listener.stats.cx_total.inc();
-        cx.listener.stats.cx_active.inc();
+        let connection = Rc::clone(cx) as Rc<dyn worker::Connection>;
         // Unless the connection says otherwise at its end, its task was dropped.
         Self {
-            key: cx
-                .worker
-                .connections
-                .insert(Rc::clone(cx) as Rc<dyn worker::Connection>),
+            _open: Open::new(&cx.worker, connection, cx.info.start),
             cx: Rc::clone(cx),
             end: End::Local,
         }
@@ -163,7 +154,6 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let cx = &self.cx;
-        cx.worker.connections.remove(self.key);
         let stats = &cx.hcm.stats;
         let had_streams = cx.streams.get() > 0 || cx.was_in_use.get();
         // It knows the connection: neither would go without the other.
@@ -185,9 +175,6 @@ impl Drop for Guard {
         stats.cx_length_ms.record(length);
         stats.cx_rx_bytes_total.add(cx.watch.received.get());
         stats.cx_tx_bytes_total.add(cx.watch.sent.get());
-        cx.listener.stats.cx_active.dec();
-        cx.listener.stats.cx_destroy.inc();
-        cx.listener.stats.cx_length_ms.record(length);
         cx.log();
     }
 }
@@ -212,19 +199,10 @@ impl DownstreamCx {
         if logs.is_empty() {
             return;
         }
-        let mut info = StreamInfo::new(Rc::clone(&self.info), Version::HTTP_09);
-        info.start = self.info.start;
-        info.start_time = SystemTime::now()
-            .checked_sub(self.info.start.elapsed())
-            .unwrap_or(info.start_time);
+        let info = StreamInfo::of_connection(Rc::clone(&self.info));
         info.bytes_received.set(self.watch.received.get());
         info.bytes_sent.set(self.watch.sent.get());
-        logs.log(&format::Context {
-            info: &info,
-            request: None,
-            response: None,
-            trailers: None,
-        });
+        logs.log_connection(&info);
     }
 
     /// The next of the connection's own deadlines.
@@ -255,13 +233,5 @@ impl DownstreamCx {
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
-    }
-
-    /// Remembers who to wake when the connection is to drain.
-    pub(super) fn remember(&self, waker: &std::task::Waker) {
-        let mut remembered = self.waker.borrow_mut();
-        if !remembered.as_ref().is_some_and(|old| old.will_wake(waker)) {
-            *remembered = Some(waker.clone());
-        }
     }
 }

@@ -135,7 +135,7 @@ fn poll_connection(
     if cx.watch.is_abandoned() {
         return Poll::Ready(Stop::Gone);
     }
-    cx.remember(task.waker());
+    cx.bell.remember(task.waker());
     let stats = &cx.hcm.stats;
     loop {
         // The stream's own deadlines once its response is on its way: a client that stops reading stops

@@ -129,7 +129,7 @@ impl<'a> Driver<'a> {
                     return Poll::Ready(end);
                 }
                 Poll::Pending => {
-                    self.cx.remember(task.waker());
+                    self.cx.bell.remember(task.waker());
                     match self.poll_timers(task) {
                         Timers::Wait => return Poll::Pending,
                         // Something is to be sent.

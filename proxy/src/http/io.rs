@@ -18,6 +18,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::relay::poll_write_buffers;
+
 /// A socket as the codecs see it.
 #[derive(Debug)]
 pub struct Io<S> {
@@ -281,12 +283,7 @@ impl<S: Socket> AsyncWrite for Io<S> {
         if this.watch.is_between_responses.get() {
             return this.swallow_codec_reply(bufs);
         }
-        let stream = Pin::new(&mut this.stream);
-        let count = ready!(match bufs {
-            // The kernel has a shorter way for one buffer.
-            [data] => stream.poll_write(cx, data),
-            bufs => stream.poll_write_vectored(cx, bufs),
-        })?;
+        let count = ready!(poll_write_buffers(Pin::new(&mut this.stream), cx, bufs))?;
         this.watch.sent.set(this.watch.sent.get() + count as u64);
         Poll::Ready(Ok(count))
     }

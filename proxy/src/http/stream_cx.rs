@@ -4,7 +4,6 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    task::Waker,
     time::Instant,
 };
 
@@ -21,7 +20,7 @@ use crate::{
         format::RequestRecord,
         stream_info::{ConnectionInfo, StreamInfo},
     },
-    worker::{self, SharedSnapshot, Worker},
+    worker::{self, Bell, SharedSnapshot, Worker},
 };
 
 /// The context of one stream (one request and its response).
@@ -91,7 +90,7 @@ pub struct DownstreamCx {
     /// HTTP/1: the stream whose request is coming in, and when to see whether the client is still there.
     pub receiving: RefCell<Option<(Instant, Rc<Activity>)>>,
     /// Wakes the connection's task.
-    pub waker: RefCell<Option<Waker>>,
+    pub bell: Bell,
     /// HTTP/1: the stream with which the connection leaves HTTP.
     pub(super) switched: RefCell<Option<Switched>>,
     /// It ended while a stream went on.
@@ -179,9 +178,7 @@ impl DownstreamCx {
 
     /// Wakes the connection's task.
     pub fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.bell.ring();
     }
 
     /// Whether the client is to go elsewhere; asked once for each response, since it may be by chance.

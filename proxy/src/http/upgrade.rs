@@ -138,7 +138,7 @@ pub(super) async fn relay(
                 if let Poll::Ready(expiry) = activity.poll_expired(timer, task) {
                     return Poll::Ready(Ended::Expired(expiry));
                 }
-                cx.remember(task.waker());
+                cx.bell.remember(task.waker());
                 poll_connection(cx, timer, task).map(|()| Ended::Drained)
             })
             .await

@@ -9,11 +9,27 @@ mod pipe;
 #[cfg(test)]
 mod tests;
 
-use std::task::{Context, Poll};
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWrite, net::TcpStream};
 
 use self::direction::Direction;
+
+/// Writes buffers. Codecs have mostly one, for which the kernel has a shorter way than for several.
+pub fn poll_write_buffers(
+    stream: Pin<&mut impl AsyncWrite>,
+    task: &mut Context<'_>,
+    buffers: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    match buffers {
+        [buffer] => stream.poll_write(task, buffer),
+        buffers => stream.poll_write_vectored(task, buffers),
+    }
+}
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,21 +86,14 @@ impl Relay {
         let was_up_done = self.up.is_done();
         let up = self.up.poll(task, downstream, upstream, Way::Up, meter);
         let down = self.down.poll(task, upstream, downstream, Way::Down, meter);
-        if let Poll::Ready(Err(is_reading)) = up {
-            let side = if is_reading {
-                Side::Downstream
-            } else {
-                Side::Upstream
-            };
-            return Poll::Ready(End::Broken(side));
-        }
-        if let Poll::Ready(Err(is_reading)) = down {
-            let side = if is_reading {
-                Side::Upstream
-            } else {
-                Side::Downstream
-            };
-            return Poll::Ready(End::Broken(side));
+        for (way, reader, writer) in [
+            (up, Side::Downstream, Side::Upstream),
+            (down, Side::Upstream, Side::Downstream),
+        ] {
+            if let Poll::Ready(Err(is_reading)) = way {
+                let side = if is_reading { reader } else { writer };
+                return Poll::Ready(End::Broken(side));
+            }
         }
         if up.is_ready() && down.is_ready() {
             let last = if was_up_done {

@@ -14,7 +14,7 @@ pub(super) struct Awaited(StatusCode);
 
 /// The request has a connection.
 pub(super) fn connected(cluster: &Cluster, host: &Host) {
-    report(cluster, host, Outcome::Connected);
+    cluster.report(host, Outcome::Connected);
 }
 
 /// There was no response.
@@ -24,9 +24,9 @@ pub(super) fn ended(cluster: &Cluster, host: &Host, ended: &Ended) {
         | Ended::Failed(Failure::Overflow(_) | Failure::Request)
         | Ended::NoPool => {}
         Ended::Expired(Expired::Route | Expired::PerTry | Expired::PerTryIdle) => {
-            report(cluster, host, Outcome::LocalTimeout)
+            cluster.report(host, Outcome::LocalTimeout)
         }
-        Ended::Failed(_) => report(cluster, host, Outcome::LocalConnectFailed),
+        Ended::Failed(_) => cluster.report(host, Outcome::LocalConnectFailed),
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn head(
         None if is_grpc && !is_end => return Some(Awaited(parts.status)),
         _ => Outcome::Http(parts.status),
     };
-    report(cluster, host, outcome);
+    cluster.report(host, outcome);
     None
 }
 
@@ -54,23 +54,17 @@ pub(super) fn trailers(cluster: &Cluster, host: &Host, awaited: &Awaited, traile
         Some(status) => Outcome::Grpc(status),
         None => Outcome::Http(awaited.0),
     };
-    report(cluster, host, outcome);
+    cluster.report(host, outcome);
 }
 
 /// The response is complete without trailers.
 pub(super) fn no_trailers(cluster: &Cluster, host: &Host, awaited: &Awaited) {
-    report(cluster, host, Outcome::Http(awaited.0));
+    cluster.report(host, Outcome::Http(awaited.0));
 }
 
 /// The response broke off.
 pub(super) fn broke(cluster: &Cluster, host: &Host) {
-    report(cluster, host, Outcome::LocalConnectFailed);
-}
-
-fn report(cluster: &Cluster, host: &Host, outcome: Outcome) {
-    if let Some(outlier) = &cluster.outlier {
-        outlier.report(host, outcome);
-    }
+    cluster.report(host, Outcome::LocalConnectFailed);
 }
 
 /// `grpc-status` in headers or trailers.

@@ -36,16 +36,22 @@ pub(super) fn cluster_not_found(
 
 pub(super) fn no_healthy_upstream(matched: &Match, cluster: &Cluster) -> LocalReply {
     let hosts = cluster.hosts.load().hosts.len();
+    let name = &cluster.config.name;
+    no_host(
+        matched,
+        &format!("no healthy host of {hosts} in cluster {name}"),
+    )
+}
+
+/// The answer to a request that no host can get.
+pub(super) fn no_host(matched: &Match, why: &str) -> LocalReply {
     LocalReply::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "no healthy upstream",
         "no_healthy_upstream",
     )
     .with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM)
-    .with_reason(format!(
-        "no healthy host of {hosts} in cluster {} ({})",
-        cluster.config.name, matched.route.origin
-    ))
+    .with_reason(format!("{why} ({})", matched.route.origin))
 }
 
 /// Another protocol is asked for, and the cluster's hosts speak one that connections do not leave.

@@ -29,8 +29,11 @@ pub use resource::{Origin, Resource};
 pub use state::State;
 
 use crate::{
-    config::http_connection_manager::RouteSource, listener::Active, router::Table,
-    telemetry::stream_info::ConnectionInfo, upstream::Cluster,
+    config::http_connection_manager::RouteSource,
+    listener::Active,
+    router::Table,
+    telemetry::stream_info::ConnectionInfo,
+    upstream::{Cluster, Destinations},
 };
 
 /// A map by name whose lookups run on the request path.
@@ -69,6 +72,26 @@ impl Snapshot {
         bound
             .find(|one| one.sockets.iter().any(|sockets| is_ours(sockets.address())))
             .map(|one| &one.config.name)
+    }
+
+    /// Where what goes to an address of an ORIGINAL_DST cluster is sent.
+    ///
+    /// # Errors
+    /// The listener of our own that it is: what is sent there would come back for ever. It is counted.
+    pub fn destination(
+        &self,
+        destinations: &Destinations,
+        address: SocketAddr,
+        info: &ConnectionInfo,
+    ) -> Result<SocketAddr, &Arc<str>> {
+        let address = destinations.address(address);
+        match self.own_listener(address, info) {
+            Some(listener) => {
+                destinations.loops.inc();
+                Err(listener)
+            }
+            None => Ok(address),
+        }
     }
 
     /// The listener that connections to an address are handed to: the one with that address, or with that

@@ -151,6 +151,18 @@ impl StreamInfo {
         }
     }
 
+    /// The record of a connection that ends, for access logs of connections.
+    #[must_use]
+    pub fn of_connection(connection: Rc<ConnectionInfo>) -> Self {
+        let start = connection.start;
+        let mut info = Self::new(connection, Version::HTTP_09);
+        info.start = start;
+        if let Some(start_time) = info.start_time.checked_sub(start.elapsed()) {
+            info.start_time = start_time;
+        }
+        info
+    }
+
     /// The name of the chosen cluster.
     #[must_use]
     pub fn cluster_name(&self) -> Option<&Arc<str>> {

@@ -14,13 +14,12 @@ use super::{
 use crate::{
     config::{
         self,
-        chain_match::ChainMatcher,
         cluster::{
             CircuitBreakers, Discovery, Endpoint, EndpointAddress, HealthCheckTarget, HealthStatus,
             LbOptions, LbPolicy, LoadAssignment, LocalityEndpoints, UpstreamProtocol,
         },
         http_connection_manager::Http1Options,
-        listener::{DrainType, Listener, TrafficDirection},
+        listener::Listener,
     },
     upstream::Cluster,
 };
@@ -28,25 +27,10 @@ use crate::{
 /// A listener without filter chains.
 pub(crate) fn listener() -> Listener {
     Listener {
-        name: "l1".into(),
         addresses: vec!["127.0.0.1:18080".parse().unwrap()],
-        stat_prefix: None,
-        filter_chains: Vec::new(),
-        matcher: ChainMatcher::default(),
-        listener_filters: Vec::new(),
-        listener_filters_timeout: None,
-        continue_on_listener_filters_timeout: false,
-        use_original_dst: false,
-        bind_to_port: true,
-        transparent: false,
         per_connection_buffer_limit_bytes: 1 << 20,
-        direction: TrafficDirection::Unspecified,
-        drain_type: DrainType::Default,
-        tcp_backlog_size: None,
         reuse_port: true,
-        tcp_keepalive: None,
-        freebind: false,
-        access_log: Vec::new(),
+        ..Listener::named("l1")
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     host::{Host, HostSpec},
     host_set::{HostSet, Inputs},
     lb::consistent::TableGauges,
-    outlier::Detector,
+    outlier::{Detector, Outcome},
     stats::ClusterStats,
 };
 use crate::{
@@ -275,6 +275,13 @@ impl Cluster {
         self.hosts.store(Arc::new(next));
         if let (Some(health), true) = (&self.health, is_membership_changed) {
             health.hosts_changed();
+        }
+    }
+
+    /// Tells outlier detection, if there is any, what came of a try at a host.
+    pub(crate) fn report(&self, host: &Host, outcome: Outcome) {
+        if let Some(outlier) = &self.outlier {
+            outlier.report(host, outcome);
         }
     }
 

@@ -6,8 +6,10 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Waker,
+    time::Instant,
 };
 
+use super::Worker;
 use crate::listener::Active;
 
 /// A connection from a client, whatever it speaks.
@@ -17,6 +19,63 @@ pub trait Connection: Debug {
 
     /// Begins to drain.
     fn drain(&self);
+}
+
+/// A connection that is open: its listener counts it, and draining finds it. Dropping this is its end.
+#[derive(Debug)]
+pub struct Open {
+    worker: Rc<Worker>,
+    listener: Arc<Active>,
+    key: usize,
+    start: Instant,
+}
+
+impl Open {
+    /// It was accepted at `start`.
+    pub fn new(worker: &Rc<Worker>, connection: Rc<dyn Connection>, start: Instant) -> Self {
+        let listener = Arc::clone(connection.listener());
+        listener.stats.cx_total.inc();
+        listener.stats.cx_active.inc();
+        Self {
+            key: worker.connections.insert(connection),
+            worker: Rc::clone(worker),
+            listener,
+            start,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker.connections.remove(self.key);
+        let stats = &self.listener.stats;
+        stats.cx_active.dec();
+        stats.cx_destroy.inc();
+        let length = self.start.elapsed().as_millis();
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        stats.cx_length_ms.record(length);
+    }
+}
+
+/// Who to wake when somebody else wants something of a connection.
+#[derive(Debug, Default)]
+pub struct Bell(RefCell<Option<Waker>>);
+
+impl Bell {
+    /// This one from now on.
+    pub fn remember(&self, waker: &Waker) {
+        let mut remembered = self.0.borrow_mut();
+        if !remembered.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            *remembered = Some(waker.clone());
+        }
+    }
+
+    /// Wakes who was remembered.
+    pub fn ring(&self) {
+        if let Some(waker) = &*self.0.borrow() {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// Every open connection.

@@ -14,10 +14,7 @@ use crate::{
         Active, ChainFilter,
         filters::{self, Found, Stop},
     },
-    telemetry::{
-        format,
-        stream_info::{ConnectionInfo, ResponseFlags, StreamInfo},
-    },
+    telemetry::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo},
 };
 
 /// What is done with a connection that was just accepted.
@@ -215,10 +212,5 @@ fn no_chain(listener: &Active, info: ConnectionInfo) {
     let mut info = StreamInfo::new(Rc::new(info), Version::HTTP_09);
     info.flags.insert(ResponseFlags::NO_ROUTE_FOUND);
     info.details = Some("filter_chain_not_found".into());
-    listener.access_logs.log(&format::Context {
-        info: &info,
-        request: None,
-        response: None,
-        trailers: None,
-    });
+    listener.access_logs.log_connection(&info);
 }

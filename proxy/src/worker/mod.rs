@@ -25,7 +25,7 @@ use std::{
 use http::HeaderValue;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-pub use connections::{Connection, Connections};
+pub use connections::{Bell, Connection, Connections, Open};
 pub use drain::{Drain, Scope};
 pub use run::{Phase, Settings, spawn};
 pub use timer::{Elapsed, Timer, Timers};

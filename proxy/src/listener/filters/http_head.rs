@@ -3,7 +3,8 @@
 /// Request lines that are longer are none.
 pub const LONGEST: usize = 64 * 1024;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Methods that are longer are none.
 const LONGEST_METHOD: usize = 64;
 

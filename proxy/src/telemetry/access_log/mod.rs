@@ -15,6 +15,7 @@ use self::writer::{SinkFile, Writer};
 use super::{
     format::{self, Context, Missing, NeededHeaders},
     stats::Registry,
+    stream_info::StreamInfo,
 };
 use crate::config::{
     access_log::{AccessLog, JsonFormat, LogFormat},
@@ -110,6 +111,16 @@ impl Loggers {
     #[must_use]
     pub fn needed(&self) -> &NeededHeaders {
         &self.needed
+    }
+
+    /// Writes the lines of a connection, of which no request is known.
+    pub fn log_connection(&self, info: &StreamInfo) {
+        self.log(&Context {
+            info,
+            request: None,
+            response: None,
+            trailers: None,
+        });
     }
 
     /// Writes the lines of a finished stream.

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{Base, ConnectFailure, guard::Traffic};
-use crate::telemetry::stats::Counter;
+use crate::{relay::poll_write_buffers, telemetry::stats::Counter};
 
 /// Connects to the pool's host within its cluster's `connect_timeout`.
 pub(super) async fn connect(
@@ -150,12 +150,7 @@ impl AsyncWrite for Metered {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let stream = Pin::new(&mut this.stream);
-        let polled = match data {
-            // The kernel has a shorter way for one buffer.
-            [data] => stream.poll_write(cx, data),
-            data => stream.poll_write_vectored(cx, data),
-        };
+        let polled = poll_write_buffers(Pin::new(&mut this.stream), cx, data);
         this.sent(polled)
     }
 

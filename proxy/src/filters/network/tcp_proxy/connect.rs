@@ -74,7 +74,7 @@ pub(super) async fn connect(cx: &Rc<Connection>, found: &mut Found) -> Option<Tc
         found.host = Some(Arc::clone(&host));
         match pool.connect().await {
             Ok(upstream) => {
-                report(cluster, &host, Outcome::Connected);
+                cluster.report(&host, Outcome::Connected);
                 return Some(upstream);
             }
             Err(Failure::Connect(failure)) => {
@@ -82,7 +82,7 @@ pub(super) async fn connect(cx: &Rc<Connection>, found: &mut Found) -> Option<Tc
                     true => Outcome::LocalTimeout,
                     false => Outcome::LocalConnectFailed,
                 };
-                report(cluster, &host, outcome);
+                cluster.report(&host, outcome);
                 found.fails(&failure);
             }
             Err(Failure::Overflow(limit)) => {
@@ -93,12 +93,6 @@ pub(super) async fn connect(cx: &Rc<Connection>, found: &mut Found) -> Option<Tc
             // A connection that carries bytes fails in no other way while it is made.
             Err(_) => return None,
         }
-    }
-}
-
-fn report(cluster: &Cluster, host: &Host, outcome: Outcome) {
-    if let Some(outlier) = &cluster.outlier {
-        outlier.report(host, outcome);
     }
 }
 
@@ -134,14 +128,15 @@ fn destination(
         found.reason = Some("the connection has no original destination".into());
         return None;
     }
-    let address = destinations.address(info.local);
-    if let Some(listener) = snapshot.own_listener(address, info) {
-        destinations.loops.inc();
-        let reason = format!("original destination {address} is our own listener '{listener}'");
-        found.reason = Some(reason.into());
-        return None;
+    match snapshot.destination(destinations, info.local, info) {
+        Ok(address) => Some(address),
+        Err(listener) => {
+            let address = destinations.address(info.local);
+            let reason = format!("original destination {address} is our own listener '{listener}'");
+            found.reason = Some(reason.into());
+            None
+        }
     }
-    Some(address)
 }
 
 impl Found {

@@ -1,16 +1,15 @@
 //! The life of one connection.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
-    time::{Instant, SystemTime},
+    task::{Context, Poll},
+    time::Instant,
 };
 
-use http::Version;
 use tokio::{net::TcpStream, task::spawn_local};
 
 use super::{
@@ -20,12 +19,9 @@ use super::{
 use crate::{
     listener::Active,
     relay::{End, Meter, Relay, Side, Way},
-    telemetry::{
-        format,
-        stream_info::{ConnectionInfo, ResponseFlags, StreamInfo},
-    },
+    telemetry::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo},
     upstream::pool::tcp::TcpUpstream,
-    worker::{self, Timer, Worker},
+    worker::{self, Bell, Open, Timer, Worker},
 };
 
 /// A downstream connection.
@@ -38,7 +34,7 @@ pub(super) struct Connection {
     /// Since when it is drained.
     draining: Cell<Option<Instant>>,
     /// Wakes its task.
-    waker: RefCell<Option<Waker>>,
+    bell: Bell,
     received: Cell<u64>,
     sent: Cell<u64>,
 }
@@ -65,7 +61,7 @@ pub fn start(
         proxy,
         info: Rc::new(info),
         draining: Cell::new(None),
-        waker: RefCell::new(None),
+        bell: Bell::default(),
         received: Cell::new(0),
         sent: Cell::new(0),
     });
@@ -85,9 +81,7 @@ impl worker::Connection for Connection {
     fn drain(&self) {
         if self.draining.get().is_none() {
             self.draining.set(Some(Instant::now()));
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
+            self.bell.ring();
         }
     }
 }
@@ -120,19 +114,11 @@ impl Connection {
         }
     }
 
-    /// Remembers who to wake when the connection is to drain.
-    fn remember(&self, waker: &Waker) {
-        let mut remembered = self.waker.borrow_mut();
-        if !remembered.as_ref().is_some_and(|old| old.will_wake(waker)) {
-            *remembered = Some(waker.clone());
-        }
-    }
-
     /// The future's output, or what ended the connection before.
     async fn limit<F: Future>(&self, timer: &mut Timer, future: F) -> Result<F::Output, Timeout> {
         let mut future = pin!(future);
         poll_fn(|task| {
-            self.remember(task.waker());
+            self.bell.remember(task.waker());
             match future.as_mut().poll(task) {
                 Poll::Ready(output) => Poll::Ready(Ok(output)),
                 Poll::Pending => self.poll_expired(timer, None, task).map(Err),
@@ -173,24 +159,20 @@ impl Meter for Count<'_> {
     }
 }
 
-/// Counts the connection while it lives, keeps it where draining finds it, and writes its record at the end.
+/// Counts the connection while it lives, and writes its record at the end.
 struct Guard {
     cx: Rc<Connection>,
-    key: usize,
     found: Found,
     upstream: Option<(Option<std::net::SocketAddr>, u64)>,
+    _open: Open,
 }
 
 impl Guard {
     fn new(cx: Rc<Connection>) -> Self {
         cx.proxy.stats.cx_total.inc();
-        cx.listener.stats.cx_total.inc();
-        cx.listener.stats.cx_active.inc();
+        let connection = Rc::clone(&cx) as Rc<dyn worker::Connection>;
         Self {
-            key: cx
-                .worker
-                .connections
-                .insert(Rc::clone(&cx) as Rc<dyn worker::Connection>),
+            _open: Open::new(&cx.worker, connection, cx.info.start),
             cx,
             found: Found::default(),
             upstream: None,
@@ -215,7 +197,7 @@ impl Guard {
         let mut relay = Relay::default();
         let mut idle_since = Instant::now();
         let end = poll_fn(|task| {
-            cx.remember(task.waker());
+            cx.bell.remember(task.waker());
             if let Poll::Ready(end) = relay.poll(task, &stream, &upstream.stream, &count) {
                 return Poll::Ready(Ok(end));
             }
@@ -259,11 +241,7 @@ impl Guard {
     fn record(&mut self) -> StreamInfo {
         let cx = &self.cx;
         let found = std::mem::take(&mut self.found);
-        let mut info = StreamInfo::new(Rc::clone(&cx.info), Version::HTTP_09);
-        info.start = cx.info.start;
-        info.start_time = SystemTime::now()
-            .checked_sub(cx.info.start.elapsed())
-            .unwrap_or(info.start_time);
+        let mut info = StreamInfo::of_connection(Rc::clone(&cx.info));
         info.flags = found.flags;
         info.bytes_received.set(cx.received.get());
         info.bytes_sent.set(cx.sent.get());
@@ -284,23 +262,11 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let cx = Rc::clone(&self.cx);
-        cx.worker.connections.remove(self.key);
-        cx.listener.stats.cx_active.dec();
-        cx.listener.stats.cx_destroy.inc();
-        let length = cx.info.start.elapsed().as_millis();
-        let length = u64::try_from(length).unwrap_or(u64::MAX);
-        cx.listener.stats.cx_length_ms.record(length);
         let logs = [&cx.listener.access_logs, &cx.proxy.access_logs];
         if logs.iter().all(|logs| logs.is_empty()) {
             return;
         }
         let info = self.record();
-        let context = format::Context {
-            info: &info,
-            request: None,
-            response: None,
-            trailers: None,
-        };
-        logs.iter().for_each(|logs| logs.log(&context));
+        logs.iter().for_each(|logs| logs.log_connection(&info));
     }
 }
