@@ -14,6 +14,8 @@ pub mod frames;
 pub mod kubernetes;
 #[cfg(feature = "mesh")]
 pub mod mesh;
+#[cfg(feature = "netns")]
+pub mod netns;
 pub mod parity;
 pub mod process;
 pub mod proxy;

@@ -30,21 +30,92 @@ pub(crate) fn compilers(steps: &Steps) -> Result<()> {
     debian(steps, &missing)
 }
 
-/// The tools of redirection, where that can be tried at all: elsewhere its tests say that they are skipped.
+/// What tests in network namespaces need, where those can be made at all: the tools, and servers and clients of
+/// other people. Elsewhere the tests say that they are skipped.
 pub(crate) fn network(steps: &Steps) -> Result<()> {
     if !is_root() || !on_path("apt-get") {
         return Ok(());
     }
-    let missing = [
+    let tools = [
         ("iptables-restore", "iptables"),
         ("nft", "nftables"),
         ("ip", "iproute2"),
-    ]
-    .into_iter()
-    .filter(|(program, _)| !on_path(program))
-    .map(|(_, package)| package)
-    .collect::<Vec<_>>();
-    debian(steps, &missing)
+        ("curl", "curl"),
+        ("wrk", "wrk"),
+    ];
+    let missing = tools
+        .into_iter()
+        .filter(|(program, _)| !on_path(program))
+        .map(|(_, package)| package)
+        .collect::<Vec<_>>();
+    debian(steps, &missing)?;
+    let mut services = Vec::new();
+    if !on_path("nginx") {
+        services.push("nginx-light");
+    }
+    if !on_path("redis-server") {
+        services.push("redis-server");
+    }
+    // Debian keeps PostgreSQL's programs beside each other by version.
+    let is_postgres = |version: fs::DirEntry| version.path().join("bin/initdb").is_file();
+    let mut postgres = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    if !postgres.any(|version| version.is_ok_and(is_postgres)) {
+        services.push("postgresql");
+    }
+    services_at_rest(steps, &services)
+}
+
+/// Installs services of Debian that shall not run as such, neither now nor after the next start of the machine.
+fn services_at_rest(steps: &Steps, packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let policy = Policy::set()?;
+    debian(steps, packages)?;
+    drop(policy);
+    if Path::new("/run/systemd/system").is_dir() {
+        let units = packages.iter().map(|package| match *package {
+            "nginx-light" => "nginx",
+            name => name,
+        });
+        let mut disable = Command::new("systemctl");
+        disable.args(["disable", "--quiet"]).args(units);
+        steps.quiet("leave them off", &mut disable)?;
+    }
+    Ok(())
+}
+
+/// What Debian's packages ask before they start a service: for as long as this lives, the answer is no.
+struct Policy {
+    is_ours: bool,
+}
+
+impl Policy {
+    const FILE: &str = "/usr/sbin/policy-rc.d";
+
+    /// One that is there already is the machine's own affair, and mostly says the same.
+    fn set() -> Result<Self> {
+        let is_ours = !Path::new(Self::FILE).exists();
+        let this = Self { is_ours };
+        if is_ours {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::write(Self::FILE, "#!/bin/sh\nexit 101\n").context(Self::FILE)?;
+            fs::set_permissions(Self::FILE, fs::Permissions::from_mode(0o755))
+                .context(Self::FILE)?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        if self.is_ours {
+            // What is left behind would keep other services from starting: say so.
+            if let Err(error) = fs::remove_file(Self::FILE) {
+                eprintln!("==> remove {} by hand: {error}", Self::FILE);
+            }
+        }
+    }
 }
 
 /// The Python environment `venv` under the target directory, with the packages of the tests.

@@ -1,7 +1,7 @@
 //! `outrigger control-plane` over a directory of its own.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +14,8 @@ use crate::process::{self, Process};
 use crate::{client, proxy, wait};
 
 const PORTS: [&str; 6] = ["xds", "metrics", "api", "otlp-grpc", "otlp-http", "jaeger"];
+/// Those that injected sidecars expect.
+const DEFAULT_PORTS: [u16; 6] = [15010, 15014, 15080, 4317, 4318, 16686];
 
 /// A control plane; dropping it kills it and removes its directory.
 #[derive(Debug)]
@@ -32,14 +34,26 @@ impl ControlPlane {
         Ok(this)
     }
 
+    /// The same on the ports that it has by default, at an address that others reach.
+    pub async fn start_at(address: IpAddr, files: &[(&str, String)]) -> Result<Self> {
+        let ports = DEFAULT_PORTS.map(|port| SocketAddr::new(address, port));
+        let mut this = Self::with_ports(ports.to_vec(), files)?;
+        this.restart().await?;
+        Ok(this)
+    }
+
     /// Everything but the process.
     pub fn prepare(files: &[(&str, String)]) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        fs::create_dir(folder.path().join("mesh"))?;
         let ports = PORTS
             .iter()
             .map(|_| ports::reserve())
             .collect::<Result<_>>()?;
+        Self::with_ports(ports, files)
+    }
+
+    fn with_ports(ports: Vec<SocketAddr>, files: &[(&str, String)]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        fs::create_dir(folder.path().join("mesh"))?;
         let this = Self {
             process: None,
             ports,
@@ -59,6 +73,7 @@ impl ControlPlane {
             format!("--config-dir={}", self.config_dir().display()),
             format!("--data-dir={}", self.folder.path().join("data").display()),
             format!("--addresses-file={}", addresses.display()),
+            format!("--bind={}", self.address("xds").ip()),
         ];
         let ports = PORTS.iter().zip(&self.ports);
         args.extend(ports.map(|(name, address)| format!("--{name}-port={}", address.port())));

@@ -83,7 +83,11 @@ impl Upstream {
         address: SocketAddr,
         fixed: Option<Script>,
     ) -> Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        Self::on(TcpListener::bind(address).await?, identity, fixed)
+    }
+
+    /// The same on a listener that is there already.
+    pub fn on(listener: TcpListener, identity: &str, fixed: Option<Script>) -> Result<Self> {
         let address = listener.local_addr()?;
         let state = Arc::new(State {
             identity: identity.to_owned(),

@@ -37,7 +37,11 @@ impl TcpHost {
 
     /// The same at a chosen address.
     pub async fn start_at(name: &'static str, speaks: Speaks, at: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(at).await?;
+        Self::on(TcpListener::bind(at).await?, name, speaks)
+    }
+
+    /// The same on a listener that is there already.
+    pub fn on(listener: TcpListener, name: &'static str, speaks: Speaks) -> Result<Self> {
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
