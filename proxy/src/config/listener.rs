@@ -26,6 +26,8 @@ pub struct Listener {
     pub listener_filters_timeout: Option<Duration>,
     /// After that time the connection goes on with what is known of it.
     pub continue_on_listener_filters_timeout: bool,
+    /// How the chain is chosen while the client says nothing; none is to wait for it.
+    pub protocol_choice: Option<ProtocolChoice>,
     /// Hands connections to the listener whose address they were going to.
     pub use_original_dst: bool,
     /// Whether it has a socket; else it only takes what others hand over.
@@ -63,6 +65,7 @@ impl Listener {
             listener_filters: Vec::new(),
             listener_filters_timeout: None,
             continue_on_listener_filters_timeout: false,
+            protocol_choice: None,
             use_original_dst: false,
             bind_to_port: true,
             transparent: false,
@@ -76,6 +79,16 @@ impl Listener {
             access_log: Vec::new(),
         }
     }
+}
+
+/// `metadata.filter_metadata["outrigger.protocol_choice"]`: while a client says nothing, the host of the chain
+/// that would be taken then is connected already, and may speak first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProtocolChoice {
+    /// How long the client must have been silent. Default 5 ms.
+    pub connect_after: Duration,
+    /// How long a destination whose host spoke first is connected to at once. Default 10 min; zero is never.
+    pub learn_for: Duration,
 }
 
 /// `envoy.config.core.v3.TrafficDirection`.

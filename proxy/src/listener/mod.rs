@@ -1,11 +1,13 @@
 //! Listeners at run time: bound sockets, statistics, and what accepted connections are given to.
 
 pub mod filters;
+pub mod protocol_choice;
 mod sockets;
 mod stats;
 
 use std::{net::IpAddr, sync::Arc};
 
+use protocol_choice::ChoiceStats;
 pub use sockets::{Sockets, prepare_accepted};
 pub use stats::ListenerStats;
 
@@ -67,6 +69,8 @@ pub struct Active {
     pub access_logs: Loggers,
     /// `tls_inspector.…`, `http_inspector.…`
     pub filter_stats: Option<filters::Stats>,
+    /// `listener.<address>.protocol_choice.…`
+    pub choice_stats: Option<ChoiceStats>,
     /// Its bound sockets, in the order of its addresses.
     pub sockets: Vec<Arc<Sockets>>,
 }
@@ -100,8 +104,11 @@ impl Active {
             .map(|chain| chain_filter(&chain.filter, build, config.direction, &scope))
             .collect::<Result<_, _>>()?;
         let has_filters = !config.listener_filters.is_empty();
+        let stats = build.registry.scope(&scope);
+        let has_choice = config.protocol_choice.is_some();
         Ok(Arc::new(Self {
-            stats: ListenerStats::new(&build.registry.scope(&scope)),
+            stats: ListenerStats::new(&stats),
+            choice_stats: has_choice.then(|| ChoiceStats::new(&stats)),
             chains,
             access_logs: build.access_logs.compile(&config.access_log)?,
             filter_stats: has_filters.then(|| filters::Stats::new(&build.registry)),

@@ -17,13 +17,17 @@ pub(super) fn of(cx: &StreamCx, cluster: &Cluster, headers: &HeaderMap) -> Optio
     let info = &cx.connection.info;
     let header = destinations.from_header(headers);
     let address = header.or_else(|| info.is_redirected.then_some(info.local))?;
-    cx.snapshot.destination(destinations, address, info).ok()
+    let accepted_at = info.real_local.ip();
+    cx.snapshot
+        .destination(destinations, address, accepted_at)
+        .ok()
 }
 
 /// The reply to a request that goes nowhere.
 pub(super) fn none(cx: &StreamCx, matched: &Match, cluster: &Cluster) -> LocalReply {
     let info = &cx.connection.info;
-    let why = match cx.snapshot.own_listener(info.local, info) {
+    let own = cx.snapshot.own_listener(info.local, info.real_local.ip());
+    let why = match own {
         Some(listener) => format!(
             "original destination {} is our own listener '{listener}'",
             info.local

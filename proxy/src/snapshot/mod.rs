@@ -17,7 +17,7 @@ mod versions;
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
 };
 
@@ -32,7 +32,6 @@ use crate::{
     config::http_connection_manager::RouteSource,
     listener::Active,
     router::Table,
-    telemetry::stream_info::ConnectionInfo,
     upstream::{Cluster, Destinations},
 };
 
@@ -59,12 +58,13 @@ impl Snapshot {
         self.clusters.get(name)
     }
 
-    /// Our own listener at an address that a connection was going to, if there is one.
+    /// Our own listener at an address that a connection was going to, if there is one. The connection was
+    /// accepted at an address of ours, `accepted_at`.
     #[must_use]
-    pub fn own_listener(&self, address: SocketAddr, info: &ConnectionInfo) -> Option<&Arc<str>> {
+    pub fn own_listener(&self, address: SocketAddr, accepted_at: IpAddr) -> Option<&Arc<str>> {
         let is_ours = |bound: SocketAddr| {
             let ip = address.ip();
-            let is_local = || ip.is_loopback() || ip == info.real_local.ip();
+            let is_local = || ip.is_loopback() || ip == accepted_at || is_own_address(ip);
             bound.port() == address.port()
                 && (bound.ip() == ip || (bound.ip().is_unspecified() && is_local()))
         };
@@ -82,10 +82,10 @@ impl Snapshot {
         &self,
         destinations: &Destinations,
         address: SocketAddr,
-        info: &ConnectionInfo,
+        accepted_at: IpAddr,
     ) -> Result<SocketAddr, &Arc<str>> {
         let address = destinations.address(address);
-        match self.own_listener(address, info) {
+        match self.own_listener(address, accepted_at) {
             Some(listener) => {
                 destinations.loops.inc();
                 Err(listener)
@@ -118,6 +118,21 @@ impl Snapshot {
             RouteSource::Rds { name, .. } => self.routes.get(name),
         }
     }
+}
+
+/// Whether what is sent to an address comes back to this machine: the system would send it from the same
+/// address. Nothing is sent; it is asked only for the ports of listeners that have no address of their own.
+fn is_own_address(ip: IpAddr) -> bool {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let source = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    };
+    source().is_ok_and(|source| source.ip() == ip)
 }
 
 /// Hands snapshots to the workers.

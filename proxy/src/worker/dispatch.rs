@@ -5,10 +5,13 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 use http::Version;
 use tokio::{net::TcpStream, task::spawn_local};
 
-use super::{Connection, Worker};
+use super::{
+    Connection, Worker,
+    choice::{Choice, Looked},
+};
 use crate::{
     config::chain_match::Facts,
-    filters::network::tcp_proxy,
+    filters::network::tcp_proxy::{self, Early, TcpProxyRuntime},
     http::connection,
     listener::{
         Active, ChainFilter,
@@ -32,6 +35,7 @@ pub(super) fn start(
         is_transparent: listener.config.transparent,
         start: Instant::now(),
         stream,
+        early: None,
     };
     let found = Found::new(local);
     if filters::looks_at_bytes(&listener.config) {
@@ -42,14 +46,16 @@ pub(super) fn start(
 }
 
 /// A connection before its chain is known.
-struct Accepted {
-    worker: Rc<Worker>,
-    remote: SocketAddr,
-    real_local: SocketAddr,
+pub(super) struct Accepted {
+    pub(super) worker: Rc<Worker>,
+    pub(super) remote: SocketAddr,
+    pub(super) real_local: SocketAddr,
     /// The socket that accepted it takes connections to any address.
     is_transparent: bool,
     start: Instant,
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
+    /// A connection to the host, made while it was not clear what this one speaks.
+    early: Option<Early>,
 }
 
 /// A connection that listener filters look at, as the worker knows it: it is waited for when draining.
@@ -108,8 +114,8 @@ impl Accepted {
         }
     }
 
-    async fn inspect(self, listener: Arc<Active>, mut found: Found) {
-        if !self.look(&listener, &mut found).await {
+    async fn inspect(mut self, listener: Arc<Active>, mut found: Found) {
+        if !self.look(&listener, &mut found, true).await {
             return;
         }
         match self.next(&listener, &found, true) {
@@ -119,14 +125,14 @@ impl Accepted {
     }
 
     /// Its filters too, and no further hand-over.
-    async fn inspect_last(self, listener: Arc<Active>, mut found: Found) {
-        if self.look(&listener, &mut found).await {
+    async fn inspect_last(mut self, listener: Arc<Active>, mut found: Found) {
+        if self.look(&listener, &mut found, false).await {
             self.serve(&listener, found);
         }
     }
 
     /// Runs the filters of a listener; whether the connection goes on.
-    async fn look(&self, listener: &Arc<Active>, found: &mut Found) -> bool {
+    async fn look(&mut self, listener: &Arc<Active>, found: &mut Found, may: bool) -> bool {
         let config = &listener.config;
         filters::ask_kernel(config, &self.stream, self.is_transparent, found);
         let Some(stats) = &listener.filter_stats else {
@@ -136,28 +142,62 @@ impl Accepted {
         let timeout = config.listener_filters_timeout;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut timer = self.worker.timers.timer();
-        let looked = timer
-            .run_until(
-                deadline,
-                filters::inspect(config, stats, &self.stream, found),
-            )
-            .await;
-        match looked {
-            Ok(Ok(())) => true,
-            Ok(Err(Stop::RemoteClose)) => {
+        // Another listener's chains are none of this one's business.
+        let is_handed_over = self.next(listener, found, may).is_some();
+        let choice = (!is_handed_over).then(|| Choice::new(self, listener, found));
+        let looked = match choice.flatten() {
+            Some(choice) => {
+                let (looked, early) = choice
+                    .run(listener, stats, found, &mut timer, deadline)
+                    .await;
+                self.early = early;
+                looked
+            }
+            None => {
+                let inspect = filters::inspect(config, stats, &self.stream, found);
+                match timer.run_until(deadline, inspect).await {
+                    Ok(Ok(())) => Looked::Done,
+                    Ok(Err(stop)) => Looked::Stopped(stop),
+                    Err(_elapsed) => Looked::TimedOut,
+                }
+            }
+        };
+        let goes_on = match looked {
+            Looked::Done => true,
+            Looked::Stopped(Stop::RemoteClose) => {
                 listener.stats.filter_remote_close.inc();
                 false
             }
-            Ok(Err(Stop::Error)) => {
+            Looked::Stopped(Stop::Error) => {
                 listener.stats.filter_error.inc();
                 false
             }
-            Ok(Err(Stop::Refused)) => false,
-            Err(_elapsed) => {
+            Looked::Stopped(Stop::Refused) => false,
+            Looked::TimedOut => {
                 listener.stats.pre_cx_timeout.inc();
                 config.continue_on_listener_filters_timeout
             }
+        };
+        if !goes_on {
+            self.take_early(listener, None);
         }
+        goes_on
+    }
+
+    /// The connection to a host that was made for this filter; one that was made for another is closed.
+    fn take_early(
+        &mut self,
+        listener: &Active,
+        proxy: Option<&Arc<TcpProxyRuntime>>,
+    ) -> Option<Early> {
+        let early = self.early.take()?;
+        if proxy.is_some_and(|proxy| early.is_for(proxy)) {
+            return Some(early);
+        }
+        if let Some(stats) = &listener.choice_stats {
+            stats.unused.inc();
+        }
+        None
     }
 
     /// The listener that the connection is handed over to.
@@ -169,17 +209,26 @@ impl Accepted {
         snapshot.listener_at(found.local).map(Arc::clone)
     }
 
-    /// Gives the connection to its filter chain.
-    fn serve(self, listener: &Arc<Active>, found: Found) {
-        let facts = Facts {
+    /// What is known of it, for the choice of the chain.
+    pub(super) fn facts<'a>(&self, found: &'a Found) -> Facts<'a> {
+        Facts {
             destination: found.local,
             server_name: found.server_name.as_deref().unwrap_or_default(),
             transport_protocol: found.transport_protocol,
             application_protocols: &found.application_protocols,
             direct_source: self.remote,
             source: self.remote,
+        }
+    }
+
+    /// Gives the connection to its filter chain.
+    fn serve(mut self, listener: &Arc<Active>, found: Found) {
+        let place = listener.config.matcher.find(&self.facts(&found));
+        let chain = place.and_then(|place| listener.chains.get(place));
+        let early = match chain {
+            Some(ChainFilter::Tcp(proxy)) => self.take_early(listener, Some(proxy)),
+            _ => self.take_early(listener, None),
         };
-        let place = listener.config.matcher.find(&facts);
         let info = ConnectionInfo {
             id: self.worker.connection_id(),
             remote: self.remote,
@@ -190,13 +239,14 @@ impl Accepted {
             listener: Arc::clone(&listener.config),
             start: self.start,
         };
-        let (worker, listener) = (self.worker, Arc::clone(listener));
-        match place.and_then(|place| listener.chains.get(place)).cloned() {
+        let (worker, chain) = (self.worker, chain.cloned());
+        let listener = Arc::clone(listener);
+        match chain {
             Some(ChainFilter::Http(hcm)) => {
                 connection::start(worker, listener, hcm, self.stream, info);
             }
             Some(ChainFilter::Tcp(proxy)) => {
-                tcp_proxy::start(worker, listener, proxy, self.stream, info);
+                tcp_proxy::start(worker, listener, proxy, self.stream, info, early);
             }
             None => no_chain(&listener, info),
         }

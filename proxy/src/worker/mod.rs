@@ -3,6 +3,7 @@
 //! Nothing here is shared with another worker but the configuration snapshot and what hangs on it.
 
 mod accept;
+mod choice;
 mod connections;
 mod date;
 mod dispatch;
@@ -30,7 +31,10 @@ pub use drain::{Drain, Scope};
 pub use run::{Phase, Settings, spawn};
 pub use timer::{Elapsed, Timer, Timers};
 
-use crate::{config::listener::TrafficDirection, snapshot::Snapshot, upstream::pool::Pools};
+use crate::{
+    config::listener::TrafficDirection, listener::protocol_choice::Learned, snapshot::Snapshot,
+    upstream::pool::Pools,
+};
 
 /// A worker's own count on the shared snapshot: streams take and leave it without touching memory
 /// that other workers touch.
@@ -57,6 +61,8 @@ pub struct Worker {
     pub pools: Pools,
     /// Connections from clients.
     pub connections: Connections,
+    /// Destinations whose hosts speak first.
+    pub learned: Learned,
     /// Timers for streams and connections.
     pub timers: Timers,
     /// How long a drained connection may go on.
@@ -82,6 +88,7 @@ impl Worker {
             index,
             pools: Pools::default(),
             connections: Connections::default(),
+            learned: Learned::default(),
             timers: Timers::default(),
             drain_time,
             date: date::DateCache::default(),

@@ -7,7 +7,7 @@ use outrigger_proto::envoy::config::{
     listener::v3::{AdditionalAddress, Listener as Proto, listener},
 };
 
-use super::{access_log, cluster, filter_chain, listener_filter};
+use super::{access_log, cluster, filter_chain, listener_filter, protocol_choice};
 use crate::{
     config::listener::{DrainType, Listener, ListenerFilter, TrafficDirection},
     convert::{Cx, bool_or, u32_or},
@@ -85,7 +85,10 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
             listener_specifier
         ]
     );
-    no_effect!(cx, Proto, "nothing reads listener metadata yet", [metadata]);
+    cx.partly::<Proto>(
+        "metadata",
+        "outrigger.protocol_choice {connect_after, learn_for}: nothing reads any other",
+    );
     no_effect!(
         cx,
         Proto,
@@ -129,6 +132,13 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
         listener_filters_timeout,
         FILTERS_TIMEOUT,
     );
+    let protocol_choice = protocol_choice::protocol_choice(
+        cx,
+        metadata,
+        &filters,
+        filters_timeout,
+        chains.iter().map(|chain| &**chain),
+    );
     let logs = access_log::access_logs(&cx.field("access_log"), access_log);
     let first = *addresses.first()?;
     Some(Listener {
@@ -144,6 +154,7 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
         listener_filters: filters,
         listener_filters_timeout: (!filters_timeout.is_zero()).then_some(filters_timeout),
         continue_on_listener_filters_timeout,
+        protocol_choice,
         use_original_dst,
         bind_to_port: bool_or(bind_to_port, true),
         transparent: bool_or(transparent, false),

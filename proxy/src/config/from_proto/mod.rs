@@ -22,6 +22,7 @@ mod load_balancing;
 pub(crate) mod matcher;
 mod mirror;
 mod outlier_detection;
+mod protocol_choice;
 mod retry;
 mod route;
 mod route_action;

@@ -155,8 +155,9 @@ mod tests {
         assert_eq!(of(cluster, "connect_timeout"), None);
         assert!(matches!(of(cluster, "metadata"), Some(Status::Partly(_))));
         let listener = "envoy.config.listener.v3.Listener";
+        assert!(matches!(of(listener, "metadata"), Some(Status::Partly(_))));
         assert!(matches!(
-            of(listener, "metadata"),
+            of(listener, "bypass_overload_manager"),
             Some(Status::NoEffect(_))
         ));
         assert!(matches!(of(cluster, "type"), Some(Status::Partly(_))));

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
+pub use peek::is_silent;
 pub use stats::Stats;
 
 use self::{
@@ -59,6 +60,12 @@ impl Found {
             transport_protocol: "raw_buffer",
             application_protocols: Vec::new(),
         }
+    }
+
+    /// Whether the client has begun to speak HTTP, for all to see.
+    #[must_use]
+    pub fn speaks_http(&self) -> bool {
+        self.transport_protocol != TLS && !self.application_protocols.is_empty()
     }
 }
 

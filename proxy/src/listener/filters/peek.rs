@@ -81,13 +81,21 @@ impl<'a> Peek<'a> {
     }
 }
 
+/// Whether nothing has come so far, not even an end.
+#[must_use]
+pub fn is_silent(stream: &TcpStream) -> bool {
+    peek_now(stream, &mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
 fn peek(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    stream.try_io(Interest::READABLE, || peek_now(stream, buffer))
+}
+
+fn peek_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     use nix::sys::socket::{MsgFlags, recv};
     use std::os::fd::AsRawFd as _;
-    stream.try_io(Interest::READABLE, || {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        Ok(recv(stream.as_raw_fd(), buffer, flags)?)
-    })
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    Ok(recv(stream.as_raw_fd(), buffer, flags)?)
 }
 
 fn forget(stream: &TcpStream) {

@@ -22,6 +22,7 @@ pub(crate) struct TcpUpstream {
     /// The socket.
     pub(crate) stream: TcpStream,
     connection: Connection,
+    base: Rc<Base>,
     request: Option<ActiveRequest>,
 }
 
@@ -43,7 +44,7 @@ impl HostPool for Pool {
 }
 
 impl Pool {
-    /// Makes a connection within the circuit breakers.
+    /// Makes a connection within the circuit breakers; it is not used yet.
     pub(crate) async fn connect(&self) -> Result<TcpUpstream, Failure> {
         let base = &self.base;
         let pending = PendingRequest::new(base).ok_or(Failure::Overflow(Limit::Pending))?;
@@ -56,11 +57,13 @@ impl Pool {
             Ok(stream) => {
                 pending.settle();
                 connection.connected(stream.local_addr().ok());
-                connection.begin_request();
+                // Unless it is said to end otherwise, we let go of it.
+                connection.closed_by_us.set(true);
                 Ok(TcpUpstream {
                     stream,
                     connection,
-                    request: Some(ActiveRequest::unlimited(base)),
+                    base: Rc::clone(base),
+                    request: None,
                 })
             }
             Err(failure) => {
@@ -74,6 +77,12 @@ impl Pool {
 }
 
 impl TcpUpstream {
+    /// A downstream connection uses it from now on.
+    pub(crate) fn begin(&mut self) {
+        self.connection.begin_request();
+        self.request = Some(ActiveRequest::unlimited(&self.base));
+    }
+
     /// Unique in this process.
     pub(crate) fn id(&self) -> u64 {
         self.connection.id

@@ -1,7 +1,7 @@
 //! The life of one connection.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
@@ -14,7 +14,8 @@ use tokio::{net::TcpStream, task::spawn_local};
 
 use super::{
     TcpProxyRuntime,
-    connect::{Found, connect},
+    connect::{Connect, Found, Origin},
+    early::{Early, Made},
 };
 use crate::{
     listener::Active,
@@ -47,13 +48,15 @@ enum Timeout {
     Drained,
 }
 
-/// Starts to serve an accepted connection; it counts from this moment.
+/// Starts to serve an accepted connection; it counts from this moment. Its connection to a host may be there
+/// already.
 pub fn start(
     worker: Rc<Worker>,
     listener: Arc<Active>,
     proxy: Arc<TcpProxyRuntime>,
     stream: TcpStream,
     info: ConnectionInfo,
+    early: Option<Early>,
 ) {
     let cx = Rc::new(Connection {
         worker,
@@ -65,10 +68,10 @@ pub fn start(
         received: Cell::new(0),
         sent: Cell::new(0),
     });
-    let guard = Guard::new(cx);
+    let guard = Guard::new(cx, early.as_ref());
     spawn_local(async move {
         let mut guard = guard;
-        guard.run(stream).await;
+        guard.run(stream, early).await;
     });
 }
 
@@ -162,32 +165,41 @@ impl Meter for Count<'_> {
 /// Counts the connection while it lives, and writes its record at the end.
 struct Guard {
     cx: Rc<Connection>,
-    found: Found,
+    found: Rc<RefCell<Found>>,
     upstream: Option<(Option<std::net::SocketAddr>, u64)>,
     _open: Open,
 }
 
 impl Guard {
-    fn new(cx: Rc<Connection>) -> Self {
+    fn new(cx: Rc<Connection>, early: Option<&Early>) -> Self {
         cx.proxy.stats.cx_total.inc();
         let connection = Rc::clone(&cx) as Rc<dyn worker::Connection>;
         Self {
             _open: Open::new(&cx.worker, connection, cx.info.start),
             cx,
-            found: Found::default(),
+            found: early.map_or_else(Rc::default, Early::found),
             upstream: None,
         }
     }
 
-    async fn run(&mut self, stream: TcpStream) {
+    async fn run(&mut self, stream: TcpStream, early: Option<Early>) {
         let mut timer = self.cx.worker.timers.timer();
         let cx = Rc::clone(&self.cx);
-        let connected = cx.limit(&mut timer, connect(&cx, &mut self.found)).await;
-        let upstream = match connected {
-            Ok(Some(upstream)) => upstream,
-            Ok(None) => return,
+        let connected = match early {
+            Some(early) => cx.limit(&mut timer, early.finish()).await,
+            None => {
+                let connect = Connect::new(&cx.worker, &cx.proxy, Origin::of(&cx.info));
+                let connected = cx.limit(&mut timer, connect.run(&self.found)).await;
+                connected.map(|made| made.map_or(Made::Failed, Made::Connected))
+            }
+        };
+        let (mut upstream, is_broken) = match connected {
+            Ok(Made::Connected(upstream)) => (upstream, false),
+            Ok(Made::Broken(upstream)) => (upstream, true),
+            Ok(Made::Failed) => return,
             Err(timeout) => return self.expired(timeout),
         };
+        upstream.begin();
         self.upstream = Some((upstream.local(), upstream.id()));
         let count = Count {
             cx: &cx,
@@ -197,6 +209,9 @@ impl Guard {
         let mut relay = Relay::default();
         let mut idle_since = Instant::now();
         let end = poll_fn(|task| {
+            if is_broken {
+                return Poll::Ready(Ok(End::Broken(Side::Upstream)));
+            }
             cx.bell.remember(task.waker());
             if let Poll::Ready(end) = relay.poll(task, &stream, &upstream.stream, &count) {
                 return Poll::Ready(Ok(end));
@@ -210,8 +225,7 @@ impl Guard {
         let by_us = match end {
             Ok(end) => {
                 if end == End::Broken(Side::Upstream) {
-                    let flags = &mut self.found.flags;
-                    flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
+                    self.flag(ResponseFlags::UPSTREAM_REMOTE_RESET);
                 }
                 matches!(
                     end,
@@ -226,21 +240,25 @@ impl Guard {
         upstream.end(by_us);
     }
 
-    fn expired(&mut self, timeout: Timeout) {
+    fn flag(&self, flag: ResponseFlags) {
+        self.found.borrow_mut().flags.insert(flag);
+    }
+
+    fn expired(&self, timeout: Timeout) {
         match timeout {
             Timeout::Idle => self.cx.proxy.stats.idle_timeout.inc(),
             Timeout::MaxDuration => {
                 self.cx.proxy.stats.max_duration.inc();
-                self.found.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+                self.flag(ResponseFlags::DURATION_TIMEOUT);
             }
             Timeout::Drained => {}
         }
     }
 
     /// The connection's record, for access logs.
-    fn record(&mut self) -> StreamInfo {
+    fn record(&self) -> StreamInfo {
         let cx = &self.cx;
-        let found = std::mem::take(&mut self.found);
+        let found = self.found.take();
         let mut info = StreamInfo::of_connection(Rc::clone(&cx.info));
         info.flags = found.flags;
         info.bytes_received.set(cx.received.get());

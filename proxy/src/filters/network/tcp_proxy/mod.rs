@@ -2,11 +2,14 @@
 
 mod connect;
 mod connection;
+mod early;
 mod stats;
 
 use std::sync::Arc;
 
+pub use connect::Origin;
 pub use connection::start;
+pub use early::Early;
 pub use stats::TcpProxyStats;
 
 use crate::{
