@@ -483,7 +483,10 @@ fn a_host_that_closes_without_a_word_closes_the_client() -> Result<()> {
             ..Setting::default()
         };
         let place = Place::new(host.local_addr()?, setting).await?;
-        let hang_up = async { anyhow::Ok(drop(host.accept().await?)) };
+        let hang_up = async {
+            host.accept().await?;
+            anyhow::Ok(())
+        };
         let steps = [Step::WaitClose];
         let (said, hung_up) = tokio::join!(place.talk(&steps), hang_up);
         hung_up?;

@@ -27,7 +27,8 @@ pub(super) struct Direction {
     held: Held,
     mode: Mode,
     is_read_done: bool,
-    is_done: bool,
+    /// How it has ended.
+    end: Option<Result<(), Failed>>,
 }
 
 /// What was read and is not written yet.
@@ -53,38 +54,64 @@ enum Mode {
     CopyOnly,
 }
 
-/// Ready with whether reading failed (else writing).
-type Polled = Poll<Result<(), bool>>;
+/// What the system refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    Reading,
+    Writing,
+}
+
+type Polled = Poll<Result<(), Failed>>;
 
 impl Direction {
     pub(super) fn is_done(&self) -> bool {
-        self.is_done
+        self.end.is_some()
     }
 
-    /// Moves what can be moved; ready once the end has been passed on.
+    /// Whether the socket at its end is broken.
+    pub(super) fn breaks(&self) -> bool {
+        self.end == Some(Err(Failed::Writing))
+    }
+
+    /// Moves what can be moved; ready once the end has been passed on, or a socket has failed. The end of a socket
+    /// that is known to be broken is not passed on: it is none.
     pub(super) fn poll(
         &mut self,
         task: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
-        way: Way,
+        (way, is_broken): (Way, bool),
         meter: &impl Meter,
     ) -> Polled {
-        if self.is_done {
-            return Poll::Ready(Ok(()));
+        if let Some(end) = self.end {
+            return Poll::Ready(end);
         }
+        let end = ready!(self.poll_moved(task, from, to, (way, is_broken), meter));
+        self.end = Some(end);
+        Poll::Ready(end)
+    }
+
+    fn poll_moved(
+        &mut self,
+        task: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+        (way, is_broken): (Way, bool),
+        meter: &impl Meter,
+    ) -> Polled {
         loop {
             ready!(self.poll_write(task, to, way, meter))?;
             if self.is_read_done {
-                self.is_done = true;
                 self.let_go();
-                // A socket that is gone cannot be shut down; its own way says so.
-                let _gone = SockRef::from(to).shutdown(Shutdown::Write);
+                if !is_broken {
+                    // A socket that is gone cannot be shut down; its own way says so.
+                    let _gone = SockRef::from(to).shutdown(Shutdown::Write);
+                }
                 return Poll::Ready(Ok(()));
             }
             match from.poll_read_ready(task) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(true)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failed::Reading)),
                 Poll::Pending => {
                     self.let_go();
                     return Poll::Pending;
@@ -98,8 +125,8 @@ impl Direction {
                 Ok(0) => self.is_read_done = true,
                 Ok(bytes) => meter.read(way, bytes as u64),
                 Err(Failure::Blocked) => {}
-                Err(Failure::Read) => return Poll::Ready(Err(true)),
-                Err(Failure::Write) => return Poll::Ready(Err(false)),
+                Err(Failure::Read) => return Poll::Ready(Err(Failed::Reading)),
+                Err(Failure::Write) => return Poll::Ready(Err(Failed::Writing)),
             }
         }
     }
@@ -125,7 +152,7 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             if ready!(to.poll_write_ready(task)).is_err() {
-                return Poll::Ready(Err(false));
+                return Poll::Ready(Err(Failed::Writing));
             }
             let moved = match &mut self.held {
                 Held::Nothing => return Poll::Ready(Ok(())),
@@ -138,7 +165,7 @@ impl Direction {
             match moved {
                 Ok(moved) => meter.written(way, moved as u64),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(Err(false)),
+                Err(_) => return Poll::Ready(Err(Failed::Writing)),
             }
         }
     }

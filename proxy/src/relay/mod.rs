@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{io::AsyncWrite, net::TcpStream};
 
-use self::direction::Direction;
+use self::direction::{Direction, Failed};
 
 /// Writes buffers. Codecs have mostly one, for which the kernel has a shorter way than for several.
 pub fn poll_write_buffers(
@@ -84,18 +84,25 @@ impl Relay {
         meter: &impl Meter,
     ) -> Poll<End> {
         let was_up_done = self.up.is_done();
-        let up = self.up.poll(task, downstream, upstream, Way::Up, meter);
-        let down = self.down.poll(task, upstream, downstream, Way::Down, meter);
-        for (way, reader, writer) in [
-            (up, Side::Downstream, Side::Upstream),
-            (down, Side::Upstream, Side::Downstream),
+        let way = (Way::Up, self.down.breaks());
+        let up = self.up.poll(task, downstream, upstream, way, meter);
+        let way = (Way::Down, self.up.breaks());
+        let down = self.down.poll(task, upstream, downstream, way, meter);
+        for (way, reader, writer, back) in [
+            (up, Side::Downstream, Side::Upstream, down),
+            (down, Side::Upstream, Side::Downstream, up),
         ] {
-            if let Poll::Ready(Err(is_reading)) = way {
-                let side = if is_reading { reader } else { writer };
-                return Poll::Ready(End::Broken(side));
+            match way {
+                Poll::Ready(Err(Failed::Reading)) => return Poll::Ready(End::Broken(reader)),
+                // It may have said something before, as a host does that answers a request which it does
+                // not want to read: that is still passed on.
+                Poll::Ready(Err(Failed::Writing)) if back.is_ready() => {
+                    return Poll::Ready(End::Broken(writer));
+                }
+                _ => {}
             }
         }
-        if up.is_ready() && down.is_ready() {
+        if up == Poll::Ready(Ok(())) && down == Poll::Ready(Ok(())) {
             let last = if was_up_done {
                 Side::Upstream
             } else {

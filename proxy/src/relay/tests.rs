@@ -34,7 +34,7 @@ async fn pair() -> (TcpStream, TcpStream) {
     (client.unwrap(), accepted.unwrap().0)
 }
 
-/// A client, a host, and the relay between them.
+/// A client, a host, and the relay between them, which closes both at its end.
 async fn relay(
     client: impl AsyncFnOnce(TcpStream),
     host: impl AsyncFnOnce(TcpStream),
@@ -42,7 +42,11 @@ async fn relay(
     let ((outer, downstream), (inner, upstream)) = tokio::join!(pair(), pair());
     let count = Count::default();
     let mut relay = Relay::default();
-    let run = poll_fn(|task| relay.poll(task, &downstream, &upstream, &count));
+    let run = async {
+        let end = poll_fn(|task| relay.poll(task, &downstream, &upstream, &count)).await;
+        drop((downstream, upstream));
+        end
+    };
     let (end, (), ()) = tokio::join!(run, client(outer), host(inner));
     (end, count.up.get(), count.down.get())
 }
@@ -113,17 +117,39 @@ async fn much_goes_through_unchanged_though_the_reader_is_slow() {
     );
 }
 
+/// A connection that is ended with RST once this was said.
+async fn answers_and_resets(mut stream: TcpStream) {
+    stream.read_exact(&mut [0]).await.unwrap();
+    stream.write_all(b"enough").await.unwrap();
+    stream.set_zero_linger().unwrap();
+}
+
+/// Says more than anyone reads, and listens to the end.
+async fn goes_on_and_on(mut stream: TcpStream) -> Vec<u8> {
+    let (mut read, mut write) = stream.split();
+    let mut received = Vec::new();
+    let talk = async { while write.write_all(&[7; 100_000]).await.is_ok() {} };
+    let listen = async {
+        while read
+            .read_buf(&mut received)
+            .await
+            .is_ok_and(|length| length > 0)
+        {}
+    };
+    tokio::join!(talk, listen);
+    received
+}
+
 #[tokio::test]
-async fn a_broken_side_is_named() {
-    let (end, ..) = relay(
-        async |client| {
-            client.set_zero_linger().unwrap();
-        },
-        async |_host| {},
-    )
-    .await;
-    assert!(matches!(
-        end,
-        End::Broken(Side::Downstream) | End::Closed(_)
-    ));
+async fn what_a_host_said_before_it_broke_is_passed_on() {
+    let client = async |stream| assert_eq!(goes_on_and_on(stream).await, b"enough");
+    let (end, ..) = relay(client, answers_and_resets).await;
+    assert_eq!(end, End::Broken(Side::Upstream));
+}
+
+#[tokio::test]
+async fn what_a_client_said_before_it_broke_is_passed_on() {
+    let host = async |stream| assert_eq!(goes_on_and_on(stream).await, b"enough");
+    let (end, ..) = relay(answers_and_resets, host).await;
+    assert_eq!(end, End::Broken(Side::Downstream));
 }

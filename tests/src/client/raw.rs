@@ -1,5 +1,6 @@
 //! Raw bytes: for what no well-behaved client sends.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub enum Step {
     WaitFor(String),
     /// Reads until the peer closes.
     WaitClose,
+    /// The same, and adds how it ended: `<closed>` or `<reset>`.
+    End,
     /// Closes the sending half.
     Finish,
 }
@@ -75,19 +78,32 @@ pub async fn talk_from(
     let mut stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let mut received = Vec::new();
+    let mut is_broken = false;
     for step in steps {
-        let done = tokio::time::timeout(deadline, run(&mut stream, step, &mut received)).await;
+        let run = run(&mut stream, step, &mut received, &mut is_broken);
+        let done = tokio::time::timeout(deadline, run).await;
         let said = || format!("{step:?} after {:?}", String::from_utf8_lossy(&received));
         done.with_context(said)?.with_context(said)?;
     }
     Ok(received.into())
 }
 
-async fn run(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> Result<()> {
+async fn run(
+    stream: &mut TcpStream,
+    step: &Step,
+    received: &mut Vec<u8>,
+    is_broken: &mut bool,
+) -> Result<()> {
+    let mut send = async |bytes: &[u8]| {
+        // A peer that answers and closes early may make it fail; what it answered still counts.
+        if stream.write_all(bytes).await.is_err() {
+            *is_broken = true;
+        }
+    };
     match step {
-        Step::Send(text) => send(stream, text.as_bytes()).await,
-        Step::SendMany { text, times } => send(stream, text.repeat(*times).as_bytes()).await,
-        Step::SendHex(text) => send(stream, &hex(text)?).await,
+        Step::Send(text) => send(text.as_bytes()).await,
+        Step::SendMany { text, times } => send(text.repeat(*times).as_bytes()).await,
+        Step::SendHex(text) => send(&hex(text)?).await,
         Step::ClientHello {
             name,
             alpn,
@@ -98,12 +114,25 @@ async fn run(stream: &mut TcpStream, step: &Step, received: &mut Vec<u8>) -> Res
             let hello = client_hello(name.as_deref(), alpn, record.unwrap_or(16384));
             let end = first.unwrap_or(hello.len()).min(hello.len());
             let part = hello.get(*skip..end).context("no such part")?;
-            send(stream, part).await;
+            send(part).await;
         }
         Step::PauseMs(time) => tokio::time::sleep(Duration::from_millis(*time)).await,
         Step::Reset => stream.set_zero_linger()?,
         Step::Finish => stream.shutdown().await?,
         Step::WaitClose => while read(stream, received).await {},
+        Step::End => {
+            let end = loop {
+                match stream.read_buf(received).await {
+                    // The system tells of a reset only once, and it has told the writer.
+                    Ok(0) if *is_broken => break "<reset>",
+                    Ok(0) => break "<closed>",
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => break "<reset>",
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            received.extend_from_slice(end.as_bytes());
+        }
         Step::WaitFor(text) => {
             while !contains(received, text.as_bytes()) {
                 if !read(stream, received).await {
@@ -121,11 +150,6 @@ fn hex(text: &str) -> Result<Vec<u8>> {
     pairs
         .map(|pair| Ok(u8::from_str_radix(&pair.iter().collect::<String>(), 16)?))
         .collect()
-}
-
-/// A peer that answers and closes early may make a send fail; what it answered still counts.
-async fn send(stream: &mut TcpStream, bytes: &[u8]) {
-    _ = stream.write_all(bytes).await;
 }
 
 /// False at the end of the connection, however it ended.

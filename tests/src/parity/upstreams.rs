@@ -18,13 +18,15 @@ pub(super) struct Upstreams {
 }
 
 /// Hosts that speak bytes, for cases that name one; each has a cluster of its name.
-pub(super) const TCP_HOSTS: [(&str, Speaks); 6] = [
+pub(super) const TCP_HOSTS: [(&str, Speaks); 8] = [
     ("ta", Speaks::Echo),
     ("tb", Speaks::Echo),
     ("first", Speaks::First),
     ("last", Speaks::Last),
     ("closes", Speaks::Closes),
     ("resets", Speaks::Resets),
+    ("answers", Speaks::AnswersAndResets),
+    ("ends", Speaks::Ends),
 ];
 
 impl Upstreams {

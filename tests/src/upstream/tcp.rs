@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// What a host does with each connection.
@@ -20,6 +21,10 @@ pub enum Speaks {
     Closes,
     /// It ends the connection with RST when something comes.
     Resets,
+    /// The same, but it answers before.
+    AnswersAndResets,
+    /// When something comes: how the connection before this one ended, once it has.
+    Ends,
 }
 
 /// A running host; dropping it closes its port and connections.
@@ -45,8 +50,17 @@ impl TcpHost {
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
+            let (_, mut before) = oneshot::channel();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, name, speaks));
+                let (end, ended) = oneshot::channel();
+                let before = std::mem::replace(&mut before, ended);
+                connections.spawn(async move {
+                    if speaks == Speaks::Ends {
+                        _ = tell_ends(stream, before, end).await;
+                    } else {
+                        serve(stream, name, speaks).await;
+                    }
+                });
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -63,6 +77,29 @@ impl Drop for TcpHost {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Says how the connection before this one ended.
+async fn tell_ends(
+    mut stream: TcpStream,
+    before: oneshot::Receiver<&'static str>,
+    end: oneshot::Sender<&'static str>,
+) -> std::io::Result<()> {
+    let mut buffer = [0; 1024];
+    if stream.read(&mut buffer).await? > 0 {
+        let before = before.await.unwrap_or("first");
+        stream.write_all(before.as_bytes()).await?;
+    }
+    let ended = loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) => break "closed",
+            Ok(_) => {}
+            Err(_) => break "reset",
+        }
+    };
+    // Nobody may ask.
+    _ = end.send(ended);
+    stream.shutdown().await
 }
 
 /// Ends early when the peer is gone.
@@ -89,8 +126,12 @@ async fn serve(mut stream: TcpStream, name: &str, speaks: Speaks) -> Option<()> 
         }
         match speaks {
             Speaks::Echo | Speaks::First => stream.write_all(&buffer[..length]).await.ok()?,
-            Speaks::Last | Speaks::Closes => {}
-            Speaks::Resets => {
+            Speaks::Last | Speaks::Closes | Speaks::Ends => {}
+            Speaks::Resets | Speaks::AnswersAndResets => {
+                if speaks == Speaks::AnswersAndResets {
+                    let answer = greeting.repeat(1000);
+                    stream.write_all(answer.as_bytes()).await.ok()?;
+                }
                 stream.set_zero_linger().ok()?;
                 return Some(());
             }

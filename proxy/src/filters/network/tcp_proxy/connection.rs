@@ -223,14 +223,17 @@ impl Guard {
         })
         .await;
         let by_us = match end {
-            Ok(end) => {
-                if end == End::Broken(Side::Upstream) {
-                    self.flag(ResponseFlags::UPSTREAM_REMOTE_RESET);
-                }
-                matches!(
-                    end,
-                    End::Closed(Side::Downstream) | End::Broken(Side::Downstream)
-                )
+            Ok(End::Closed(last)) => last == Side::Downstream,
+            // What was cut off is not to look as if it had ended: the other side is reset too, and if that
+            // fails it is gone already.
+            Ok(End::Broken(Side::Downstream)) => {
+                let _gone = upstream.stream.set_zero_linger();
+                true
+            }
+            Ok(End::Broken(Side::Upstream)) => {
+                self.flag(ResponseFlags::UPSTREAM_REMOTE_RESET);
+                let _gone = stream.set_zero_linger();
+                false
             }
             Err(timeout) => {
                 self.expired(timeout);
