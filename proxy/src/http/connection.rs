@@ -16,6 +16,7 @@ use super::{
     connection_manager::HcmRuntime,
     http1, http2,
     io::{Io, IoWatch},
+    mismatch::Mismatch,
 };
 use crate::{
     config::http_connection_manager::Codec,
@@ -57,6 +58,7 @@ pub fn start(
         bell: Bell::default(),
         switched: RefCell::new(None),
         was_in_use: Cell::new(false),
+        mismatch: Cell::new(None),
         buckets: RefCell::default(),
         listener,
         hcm,
@@ -171,6 +173,14 @@ impl Drop for Guard {
                 End::Local => stats.cx_destroy_local_active_rq.inc(),
             }
         }
+        if cx.requests.get() == 0 && cx.watch.received.get() == 0 {
+            cx.mismatch.set(Some(Mismatch::Silent));
+        }
+        match cx.mismatch.get() {
+            None => {}
+            Some(Mismatch::Silent) => stats.cx_silent.inc(),
+            Some(Mismatch::Tls | Mismatch::Other) => stats.cx_not_http.inc(),
+        }
         let length = u64::try_from(cx.info.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         stats.cx_length_ms.record(length);
         stats.cx_rx_bytes_total.add(cx.watch.received.get());
@@ -199,7 +209,9 @@ impl DownstreamCx {
         if logs.is_empty() {
             return;
         }
-        let info = StreamInfo::of_connection(Rc::clone(&self.info));
+        let mut info = StreamInfo::of_connection(Rc::clone(&self.info));
+        let mismatch = self.mismatch.get();
+        info.reason = mismatch.map(|mismatch| mismatch.reason(&self.info).into());
         info.bytes_received.set(self.watch.received.get());
         info.bytes_sent.set(self.watch.sent.get());
         logs.log_connection(&info);

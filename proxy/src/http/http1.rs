@@ -25,6 +25,7 @@ use super::{
     activity::Expiry,
     connection::{End, Timeout},
     io::Io,
+    mismatch::Mismatch,
     response_body::ResponseBody,
     stream::Stream,
     strict, upgrade,
@@ -107,11 +108,20 @@ pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
                     End::Local
                 };
             }
-            let config = &cx.hcm.config;
-            let reply = strict::parse_failure(&error, &cx.watch, config);
-            refuse(connection, cx, reply, &mut timer).await
+            let parts = connection.into_parts();
+            let mut reply = strict::parse_failure(&error, &cx.watch, &cx.hcm.config);
+            if cx.requests.get() == 0
+                && let Some(mismatch) = Mismatch::of(&parts.read_buf)
+            {
+                cx.mismatch.set(Some(mismatch));
+                reply = reply.with_reason(mismatch.reason(&cx.info));
+            }
+            refuse(parts.io.into_inner(), cx, reply, &mut timer).await
         }
-        Stop::Expired(expiry) => refuse(connection, cx, expiry.reply(false), &mut timer).await,
+        Stop::Expired(expiry) => {
+            let io = connection.into_parts().io.into_inner();
+            refuse(io, cx, expiry.reply(false), &mut timer).await
+        }
         Stop::Close => {
             drop(connection);
             End::Local
@@ -224,12 +234,11 @@ fn head_deadline(cx: &DownstreamCx) -> Option<(Instant, Expiry)> {
 
 /// Answers what never became a request, then closes.
 async fn refuse(
-    connection: Connection,
+    mut io: Io<TcpStream>,
     cx: &Rc<DownstreamCx>,
     reply: LocalReply,
     timer: &mut Timer,
 ) -> End {
-    let mut io = connection.into_parts().io.into_inner();
     cx.watch.set_between_responses(false);
     let (text, stream) = Stream::new(cx, Version::HTTP_11).refuse(reply);
     let delay = cx.hcm.config.delayed_close_timeout;

@@ -22,9 +22,13 @@ use super::{
     connection::{End, Timeout},
     h2_body::send_body,
     io::Io,
+    mismatch::Mismatch,
     stream::Stream,
 };
-use crate::{config::http_connection_manager::HttpConnectionManager, worker::Timer};
+use crate::{
+    config::http_connection_manager::{Codec, HttpConnectionManager},
+    worker::Timer,
+};
 
 /// `h2`'s settings for a connection manager.
 fn builder(config: &HttpConnectionManager) -> h2::server::Builder {
@@ -51,7 +55,14 @@ pub(super) async fn serve(io: Io<TcpStream>, cx: &Rc<DownstreamCx>) -> End {
     let handshake = builder(&hcm.config).handshake(io);
     let mut driver = match timer.run_until(deadline, handshake).await {
         Ok(Ok(connection)) => Driver::new(connection, cx, timer),
-        Ok(Err(error)) => return ended(cx, &error),
+        Ok(Err(error)) => {
+            let end = ended(cx, &error);
+            // Nobody has looked at the first bytes before.
+            if end == End::Local && hcm.config.codec == Codec::Http2 {
+                cx.mismatch.set(Some(Mismatch::Other));
+            }
+            return end;
+        }
         Err(_elapsed) => {
             hcm.stats.cx_idle_timeout.inc();
             return End::Local;

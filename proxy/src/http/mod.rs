@@ -11,6 +11,7 @@ mod http1;
 mod http2;
 pub mod io;
 pub mod local_reply;
+mod mismatch;
 mod path;
 mod request_body;
 pub mod request_id;

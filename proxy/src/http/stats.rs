@@ -48,6 +48,8 @@ stats! {
         gauge cx_http1_active = "downstream_cx_http1_active",
         gauge cx_http2_active = "downstream_cx_http2_active",
         counter cx_protocol_error = "downstream_cx_protocol_error",
+        counter cx_not_http = "downstream_cx_not_http",
+        counter cx_silent = "downstream_cx_silent",
         milliseconds cx_length_ms = "downstream_cx_length_ms",
         counter cx_rx_bytes_total = "downstream_cx_rx_bytes_total",
         counter cx_tx_bytes_total = "downstream_cx_tx_bytes_total",

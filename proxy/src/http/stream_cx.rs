@@ -10,7 +10,8 @@ use std::{
 use http::{StatusCode, uri::Scheme};
 
 use super::{
-    activity::Activity, connection_manager::HcmRuntime, headers, io::IoWatch, upgrade::Switched,
+    activity::Activity, connection_manager::HcmRuntime, headers, io::IoWatch, mismatch::Mismatch,
+    upgrade::Switched,
 };
 use crate::{
     filters::http::{Kept, local_ratelimit::TokenBucket},
@@ -95,6 +96,8 @@ pub struct DownstreamCx {
     pub(super) switched: RefCell<Option<Switched>>,
     /// It ended while a stream went on.
     pub(super) was_in_use: Cell<bool>,
+    /// What the client speaks instead of HTTP.
+    pub(super) mismatch: Cell<Option<Mismatch>>,
     /// Token buckets of limits that each connection has for itself, by the limit's number.
     pub buckets: RefCell<Vec<(u64, Arc<TokenBucket>)>>,
 }
