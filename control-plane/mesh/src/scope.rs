@@ -1,6 +1,8 @@
 //! What one proxy is, by the metadata of its node, and what it may see of the mesh.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+mod interception;
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use outrigger_proto::{
     envoy::config::core::v3 as core,
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::NamespacedName;
+pub use interception::{Interception, Mode, OutboundPolicy};
 
 /// The field of `node.metadata` that all of this is in.
 pub const METADATA_KEY: &str = "outrigger";
@@ -46,6 +49,19 @@ pub struct NodeMetadata {
     /// Where requests for the workload arrive.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inbound: Vec<Inbound>,
+    /// Its connections are taken over by rules in its network namespace; then there is neither
+    /// `outbound` nor `inbound`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interception: Option<Interception>,
+    /// The pod's name, for display.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pod: String,
+    /// The service account that it runs as.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_account: String,
+    /// The pod's labels, for display.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Spans, if wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracing: Option<Tracing>,
@@ -90,7 +106,7 @@ pub enum InboundProtocol {
 }
 
 /// Where spans go and how many.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tracing {
     /// A cluster of the bootstrap that speaks OTLP over gRPC.
@@ -148,6 +164,19 @@ impl Node {
                 message: format!("{} is not in 0..100", tracing.sampling),
             });
         }
+        if metadata.interception.is_some() {
+            let listed = [
+                ("outbound", metadata.outbound.is_some()),
+                ("inbound", !metadata.inbound.is_empty()),
+            ];
+            if let Some((field, _)) = listed.iter().find(|(_, is_set)| *is_set) {
+                return Err(NodeError {
+                    path: prefix(field),
+                    message: "cannot be set with interception, which takes every connection"
+                        .to_owned(),
+                });
+            }
+        }
         let node = Self {
             id: node.id.clone(),
             cluster: node.cluster.clone(),
@@ -165,11 +194,13 @@ impl Node {
         let NodeMetadata {
             outbound,
             inbound,
+            interception,
             egress,
             ..
         } = &self.metadata;
         let only_serves = outbound.is_none() && egress.is_none() && !inbound.is_empty();
         Scope {
+            intercepted: interception.is_some(),
             namespace: self.metadata.namespace.as_str().into(),
             egress: if only_serves {
                 // Nobody's addresses are of use to it.
@@ -187,6 +218,9 @@ impl Node {
 pub struct Scope {
     /// Where it looks from: short names are of this namespace, and consumer routes too.
     pub namespace: Arc<str>,
+    /// Whether connections are taken over: then the address that is called tells the service, for
+    /// any protocol.
+    pub intercepted: bool,
     egress: Egress,
 }
 
@@ -195,6 +229,7 @@ impl Scope {
     pub fn all(namespace: impl Into<Arc<str>>) -> Self {
         Self {
             namespace: namespace.into(),
+            intercepted: false,
             egress: Egress(None),
         }
     }

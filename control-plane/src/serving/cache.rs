@@ -8,17 +8,19 @@ use std::{
 
 use outrigger_mesh::{
     Model, Translator,
-    scope::{Inbound, Node, Scope},
-    translate::ResourceMap,
+    scope::{Node, Scope},
+    translate::{Own, Profile, ResourceMap, Workload},
 };
 use outrigger_xds::{
     TypeUrl,
     server::{Resource, Resources, Snapshot},
 };
 
-/// What a snapshot depends on besides the model: nodes of equal keys share everything but
-/// listeners.
-pub(super) type Key = (Scope, Vec<Inbound>);
+/// What clusters, endpoints and the routes of calls depend on besides the model: nodes of equal keys share
+/// them.
+type Key = (Scope, Workload);
+/// The same of the listeners of services.
+type FrontKey = (Scope, Profile);
 
 /// One version of the model, translated.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Generation {
     translator: Translator,
     /// Grows when the first proxy of a key connects.
     shared: Mutex<HashMap<Key, Shared>>,
+    /// The same.
+    fronts: Mutex<HashMap<FrontKey, Arc<ResourceMap>>>,
 }
 
 /// The shared part of snapshots.
@@ -36,103 +40,180 @@ struct Shared {
     routes: Arc<Resources>,
 }
 
+/// A node's snapshot, and what it was made of.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub(super) snapshot: Arc<Snapshot>,
+    own: Own,
+    front: Option<Arc<ResourceMap>>,
+    listeners: Arc<Resources>,
+}
+
 impl Default for Generation {
     fn default() -> Self {
         Self {
             translator: Translator::new(Arc::default(), None),
             shared: Mutex::default(),
+            fronts: Mutex::default(),
         }
     }
 }
 
 impl Generation {
     /// Translates `model` for everyone who is connected.
-    pub(super) fn new(model: Arc<Model>, previous: &Self, keys: &[(Key, Node)]) -> Self {
+    pub(super) fn new(model: Arc<Model>, previous: &Self, nodes: &[Node]) -> Self {
         let translator = Translator::new(model, Some(&previous.translator));
-        // A copy, since proxies that connect meanwhile need the lock.
-        let before = previous.lock().clone();
+        // Copies, since proxies that connect meanwhile need the locks.
+        let before = lock(&previous.shared).clone();
+        let fronts_before = lock(&previous.fronts).clone();
         let mut shared = HashMap::new();
-        let mut scopes: HashMap<&Scope, outrigger_mesh::Resources> = HashMap::new();
-        for (key, node) in keys {
-            if shared.contains_key(key) {
+        let mut fronts = HashMap::new();
+        let mut scopes: HashMap<Scope, outrigger_mesh::Resources> = HashMap::new();
+        for node in nodes {
+            let key = (node.scope(), translator.own(node).workload(node));
+            if let Some(front) = front_key(node, &key.0)
+                && !fronts.contains_key(&front)
+            {
+                let known = fronts_before.get(&front);
+                let known = known.map(|known| (&previous.translator, known));
+                let made = make_front(&translator, &front, known);
+                fronts.insert(front, made);
+            }
+            if shared.contains_key(&key) {
                 continue;
             }
             let mesh = scopes
-                .entry(&key.0)
+                .entry(key.0.clone())
                 .or_insert_with(|| translator.scope(&key.0));
-            let own = translator.node(node).clusters;
-            let made = Shared::new(mesh, own, before.get(key));
-            shared.insert(key.clone(), made);
+            let own = Translator::own_clusters(&key.1);
+            // A workload with another port than before shares all but its clusters.
+            let similar = before.get(&key).or_else(|| {
+                let mut all = before.iter();
+                all.find_map(|((scope, _), shared)| (*scope == key.0).then_some(shared))
+            });
+            let made = Shared::new(mesh, own, similar);
+            shared.insert(key, made);
         }
-        let shared = Mutex::new(shared);
-        Self { translator, shared }
+        Self {
+            translator,
+            shared: Mutex::new(shared),
+            fronts: Mutex::new(fronts),
+        }
     }
 
     pub(super) fn model(&self) -> &Arc<Model> {
         self.translator.model()
     }
 
-    /// Listeners depend on the node alone.
-    pub(super) fn listeners(&self, node: &Node) -> Arc<Resources> {
-        Arc::new(resources(&self.translator.node(node).listeners))
-    }
-
     /// The snapshot of a node; translates first if it is the first of its key. What it shares with
     /// `previous`, the node's last one, is known to be unchanged by its address.
-    pub(super) fn snapshot(
-        &self,
-        key: &Key,
-        node: &Node,
-        listeners: &Arc<Resources>,
-        previous: Option<&Snapshot>,
-    ) -> Arc<Snapshot> {
-        let translate = || {
-            let mesh = self.translator.scope(&key.0);
-            Shared::new(&mesh, self.translator.node(node).clusters, None)
-        };
-        let mut shared = self.lock();
-        let entry = match shared.get(key) {
-            Some(shared) => shared.clone(),
-            None => shared.entry(key.clone()).or_insert_with(translate).clone(),
-        };
-        drop(shared);
-        let shared = entry;
-        let own = self.translator.node_routes(node);
-        let routes = if own.is_empty() {
-            shared.routes
-        } else {
-            let all: Resources = shared
-                .routes
-                .iter()
-                .map(|(name, resource)| (Arc::clone(name), resource.clone()))
-                .chain(
-                    resources(&own)
-                        .iter()
-                        .map(|(n, r)| (Arc::clone(n), r.clone())),
-                )
-                .collect();
-            let before = previous.and_then(|snapshot| {
-                let mut types = snapshot.types();
-                types.find(|(type_url, _)| **type_url == TypeUrl::Route)
-            });
-            match before {
-                Some((_, before)) if **before == all => Arc::clone(before),
-                _ => Arc::new(all),
+    pub(super) fn snapshot(&self, node: &Node, previous: Option<&Made>) -> Made {
+        let scope = node.scope();
+        let own = self.translator.own(node);
+        let front = front_key(node, &scope).map(|key| {
+            let mut fronts = lock(&self.fronts);
+            let make = || make_front(&self.translator, &key, None);
+            Arc::clone(fronts.entry(key.clone()).or_insert_with(make))
+        });
+        let listeners = match previous {
+            // Listeners of its own depend on nothing else of the model.
+            Some(before) if before.own == own && is_same(before.front.as_ref(), front.as_ref()) => {
+                Arc::clone(&before.listeners)
+            }
+            _ => {
+                let mut all = front.as_deref().cloned().unwrap_or_default();
+                all.extend(self.translator.own_listeners(node, &own));
+                Arc::new(resources(&all))
             }
         };
+        let shared = self.shared((scope, own.workload(node)));
+        let routes = self.routes(node, &own, shared.routes, previous);
         let mut builder = Snapshot::builder();
         builder
             .set(&TypeUrl::Cluster, shared.clusters)
             .set(&TypeUrl::Endpoint, shared.endpoints)
-            .set(&TypeUrl::Listener, Arc::clone(listeners))
+            .set(&TypeUrl::Listener, Arc::clone(&listeners))
             .set(&TypeUrl::Route, routes);
-        Arc::new(builder.build())
+        Made {
+            snapshot: Arc::new(builder.build()),
+            own,
+            front,
+            listeners,
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Shared>> {
-        // Entries are whole or not there, so a panic elsewhere leaves them usable.
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shared(&self, key: Key) -> Shared {
+        let mut shared = lock(&self.shared);
+        if let Some(shared) = shared.get(&key) {
+            return shared.clone();
+        }
+        let mesh = self.translator.scope(&key.0);
+        let made = Shared::new(&mesh, Translator::own_clusters(&key.1), None);
+        shared.insert(key, made.clone());
+        made
     }
+
+    /// Those of calls, which are shared, and of the workload's own ports.
+    fn routes(
+        &self,
+        node: &Node,
+        own: &Own,
+        shared: Arc<Resources>,
+        previous: Option<&Made>,
+    ) -> Arc<Resources> {
+        let own = self.translator.own_routes(node, own);
+        if own.is_empty() {
+            return shared;
+        }
+        let own = resources(&own);
+        let all: Resources = shared
+            .iter()
+            .chain(own.iter())
+            .map(|(name, resource)| (Arc::clone(name), resource.clone()))
+            .collect();
+        let before = previous.and_then(|made| {
+            let mut types = made.snapshot.types();
+            types.find(|(type_url, _)| **type_url == TypeUrl::Route)
+        });
+        match before {
+            Some((_, before)) if **before == all => Arc::clone(before),
+            _ => Arc::new(all),
+        }
+    }
+}
+
+/// Dialled proxies have no listeners of services.
+fn front_key(node: &Node, scope: &Scope) -> Option<FrontKey> {
+    scope
+        .intercepted
+        .then(|| (scope.clone(), Profile::of(node)))
+}
+
+fn make_front(
+    translator: &Translator,
+    (scope, profile): &FrontKey,
+    before: Option<(&Translator, &Arc<ResourceMap>)>,
+) -> Arc<ResourceMap> {
+    let known = before.map(|(previous, map)| (previous, &**map));
+    let made = translator.frontends(scope, profile, known);
+    match before {
+        // Nodes know an unchanged map by its address.
+        Some((_, before)) if **before == made => Arc::clone(before),
+        _ => Arc::new(made),
+    }
+}
+
+fn is_same(one: Option<&Arc<ResourceMap>>, other: Option<&Arc<ResourceMap>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Entries are whole or not there, so a panic elsewhere leaves them usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {

@@ -62,14 +62,18 @@ impl Serving {
             noticed,
             noticed_at,
         } = update;
-        let (previous, scopes) = {
+        let (previous, connected) = {
             let state = self.lock();
-            let scopes: Vec<_> = state.nodes.values().map(Entry::cache_key).collect();
-            (Arc::clone(&state.generation), scopes)
+            let connected: Vec<_> = state
+                .nodes
+                .values()
+                .map(|entry| entry.node.clone())
+                .collect();
+            (Arc::clone(&state.generation), connected)
         };
         let version = model.version;
         // The expensive part, outside of the lock: streams go on meanwhile.
-        let generation = Arc::new(Generation::new(model, &previous, &scopes));
+        let generation = Arc::new(Generation::new(model, &previous, &connected));
         let mut state = self.lock();
         let state = &mut *state;
         state.generation = Arc::clone(&generation);

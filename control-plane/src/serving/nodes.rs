@@ -5,19 +5,19 @@ use std::{sync::Arc, time::SystemTime};
 use outrigger_mesh::scope::Node;
 use outrigger_xds::{
     TypeUrl,
-    server::{Resources, Snapshot, TypeState, grpc::StreamInfo},
+    server::{Snapshot, TypeState, grpc::StreamInfo},
 };
 use tokio::sync::watch;
 
-use super::cache::{Generation, Key};
+use super::cache::{Generation, Made};
 
 /// A stream and its account.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) info: StreamInfo,
     pub(super) node: Node,
-    key: Key,
-    listeners: Arc<Resources>,
+    /// What its target was made of.
+    made: Option<Made>,
     sender: watch::Sender<Option<Arc<Snapshot>>>,
     /// What it is to have; none before the first model.
     pub(super) target: Option<Arc<Snapshot>>,
@@ -60,13 +60,10 @@ impl Entry {
         generation: &Generation,
     ) -> (Self, watch::Receiver<Option<Arc<Snapshot>>>) {
         let (sender, receiver) = watch::channel(None);
-        let key = (node.scope(), node.metadata.inbound.clone());
-        let listeners = generation.listeners(&node);
         let mut entry = Self {
             info,
             node,
-            key,
-            listeners,
+            made: None,
             sender,
             target: None,
             is_current: false,
@@ -81,15 +78,11 @@ impl Entry {
         (entry, receiver)
     }
 
-    /// What its snapshots are made from.
-    pub(super) fn cache_key(&self) -> (Key, Node) {
-        (self.key.clone(), self.node.clone())
-    }
-
     /// Gives it what `generation` has for it.
     pub(super) fn retarget(&mut self, generation: &Generation) -> Turn {
-        let before = self.target.as_deref();
-        let next = generation.snapshot(&self.key, &self.node, &self.listeners, before);
+        let made = generation.snapshot(&self.node, self.made.as_ref());
+        let next = Arc::clone(&made.snapshot);
+        self.made = Some(made);
         if self
             .target
             .as_deref()
@@ -113,7 +106,8 @@ impl Entry {
     fn asks_for_all(&self, types: &[TypeState]) -> bool {
         let asks = |wanted: &TypeUrl| types.iter().any(|state| state.type_url == *wanted);
         let metadata = &self.node.metadata;
-        if metadata.outbound.is_none() && metadata.inbound.is_empty() {
+        let is_dialled = metadata.outbound.is_some() || !metadata.inbound.is_empty();
+        if !is_dialled && metadata.interception.is_none() {
             // Not a sidecar: whatever it asks for.
             return !types.is_empty();
         }

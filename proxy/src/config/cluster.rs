@@ -58,7 +58,14 @@ pub struct Cluster {
     pub ignore_new_hosts_until_first_hc: bool,
     /// Socket keep-alive towards hosts.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// What connections to hosts come from.
+    pub sources: Sources,
 }
+
+/// `envoy.config.core.v3.BindConfig`: at most one source address for each family; without any, the kernel
+/// chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources(pub Vec<SocketAddr>);
 
 /// `envoy.config.core.v3.TcpKeepalive`; unset values are the kernel's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -207,10 +207,22 @@ impl Cx<'_> {
     /// A numeric address; a name is an error.
     #[must_use]
     pub fn numeric_address(&self, address: Address) -> Option<SocketAddr> {
-        match self.address(address)? {
+        let found = self.address(address)?;
+        self.field("socket_address").numeric(found)
+    }
+
+    /// The same of the message within it.
+    #[must_use]
+    pub fn numeric_socket_address(&self, address: SocketAddress) -> Option<SocketAddr> {
+        let found = self.socket_address(address)?;
+        self.numeric(found)
+    }
+
+    fn numeric(&self, found: HostPort) -> Option<SocketAddr> {
+        match found {
             HostPort::Socket(address) => Some(address),
             HostPort::Name(name, _) => {
-                self.field("socket_address").field("address").error(format!(
+                self.field("address").error(format!(
                     "malformed IP address: {name}; a name is only possible in a STRICT_DNS cluster"
                 ));
                 None

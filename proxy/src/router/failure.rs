@@ -101,6 +101,9 @@ fn failed_reply(failure: &Failure, is_retried: bool) -> LocalReply {
         Failure::Connect(ConnectFailure {
             is_timeout: true, ..
         }) => ("connection timeout", StatusCode::SERVICE_UNAVAILABLE),
+        Failure::Connect(ConnectFailure { is_local: true, .. }) => {
+            ("local connection failure", StatusCode::SERVICE_UNAVAILABLE)
+        }
         Failure::Connect(_) => ("remote connection failure", StatusCode::SERVICE_UNAVAILABLE),
         Failure::ConnectionTermination | Failure::Request => {
             ("connection termination", StatusCode::SERVICE_UNAVAILABLE)
@@ -138,9 +141,7 @@ fn failed_reply(failure: &Failure, is_retried: bool) -> LocalReply {
 /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
 pub(super) fn transport_failure(failure: &Failure) -> Option<String> {
     match failure {
-        Failure::Connect(failure) if !failure.is_timeout => {
-            Some(format!("delayed connect error: {}", failure.reason))
-        }
+        Failure::Connect(failure) => failure.transport_failure(),
         _ => None,
     }
 }
@@ -180,6 +181,7 @@ mod tests {
     fn connect(is_timeout: bool) -> Failure {
         Failure::Connect(ConnectFailure {
             is_timeout,
+            is_local: false,
             reason: "Connection refused".into(),
         })
     }

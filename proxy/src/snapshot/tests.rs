@@ -221,7 +221,7 @@ fn a_refusal_names_what_is_not_valid_and_what_is_not_supported() {
             seconds: -1,
             nanos: 0,
         }),
-        upstream_bind_config: Some(Default::default()),
+        lb_subset_config: Some(Default::default()),
         ..Cds::default()
     };
     let rejections = fixture.state.update(
@@ -236,7 +236,7 @@ fn a_refusal_names_what_is_not_valid_and_what_is_not_supported() {
         .map(|error| error.path.as_str())
         .collect();
     assert!(paths.contains(&"connect_timeout"), "{paths:?}");
-    assert!(paths.contains(&"upstream_bind_config"), "{paths:?}");
+    assert!(paths.contains(&"lb_subset_config"), "{paths:?}");
     let of_timeout = paths.iter().filter(|path| **path == "connect_timeout");
     assert_eq!(of_timeout.count(), 1, "{paths:?}");
 }

@@ -92,6 +92,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], registry: &Registry)
         ignore_health_on_host_removal: false,
         ignore_new_hosts_until_first_hc: false,
         tcp_keepalive: None,
+        sources: Default::default(),
     };
     Cluster::new(Arc::new(config), registry, None)
 }

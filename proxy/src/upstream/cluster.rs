@@ -410,6 +410,7 @@ fn same_connections(a: &config::cluster::Cluster, b: &config::cluster::Cluster) 
     same_protocol
         && same_discovery
         && a.tcp_keepalive == b.tcp_keepalive
+        && a.sources == b.sources
         && a.max_requests_per_connection == b.max_requests_per_connection
         && a.outlier_detection == b.outlier_detection
         && a.health_check == b.health_check

@@ -7,6 +7,7 @@ mod circuit;
 mod cluster;
 mod codes;
 pub mod destinations;
+mod dial;
 pub mod dns;
 pub mod health;
 mod host;

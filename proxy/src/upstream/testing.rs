@@ -55,6 +55,7 @@ pub(crate) fn config(endpoints: &[(SocketAddr, u32)], protocol: UpstreamProtocol
         ignore_health_on_host_removal: false,
         ignore_new_hosts_until_first_hc: false,
         tcp_keepalive: None,
+        sources: Default::default(),
     }
 }
 

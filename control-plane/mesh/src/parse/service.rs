@@ -1,6 +1,6 @@
 //! `v1 Service`.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::IpAddr};
 
 use k8s_openapi::api::core::v1;
 use serde_norway::Value;
@@ -35,6 +35,7 @@ pub(super) fn read(value: Value, checks: &mut Checks) -> Option<Service> {
             "ExternalName services are neither routed nor routed to",
         );
     }
+    let cluster_ips = cluster_ips(&spec, checks);
     let ports = spec.ports.unwrap_or_default();
     if ports.is_empty() && !external_name {
         checks.error("spec.ports", "at least one port is needed");
@@ -57,8 +58,43 @@ pub(super) fn read(value: Value, checks: &mut Checks) -> Option<Service> {
     Some(Service {
         id,
         ports,
+        cluster_ips,
         external_name,
     })
+}
+
+/// The addresses that clients find; none if that is meant.
+fn cluster_ips(spec: &v1::ServiceSpec, checks: &mut Checks) -> Vec<IpAddr> {
+    const NONE: &str = "None";
+    let one = spec.cluster_ip.as_deref().filter(|text| !text.is_empty());
+    let all = spec.cluster_ips.as_deref().unwrap_or_default();
+    if let (Some(one), Some(first)) = (one, all.first())
+        && one != first
+    {
+        checks.error(
+            "spec.clusterIPs[0]",
+            format!("'{first}' is not spec.clusterIP, which is '{one}'"),
+        );
+    }
+    let mut texts: Vec<(String, &str)> = all
+        .iter()
+        .enumerate()
+        .map(|(index, text)| (format!("spec.clusterIPs[{index}]"), text.as_str()))
+        .collect();
+    if texts.is_empty() {
+        texts.extend(one.map(|text| ("spec.clusterIP".to_owned(), text)));
+    }
+    if let [(_, NONE)] = texts.as_slice() {
+        return Vec::new();
+    }
+    let mut addresses = Vec::new();
+    for (path, text) in texts {
+        match text.parse::<IpAddr>() {
+            Ok(address) if !address.is_unspecified() => addresses.push(address),
+            _ => checks.error(path, format!("'{text}' is no IP address of a service")),
+        }
+    }
+    addresses
 }
 
 fn read_port(
@@ -118,17 +154,6 @@ fn read_port(
         }
     }
     let protocol = AppProtocol::of_port(app_protocol.as_deref(), &name);
-    if let AppProtocol::Other(what) = &protocol {
-        let field = if app_protocol.is_some() {
-            "appProtocol"
-        } else {
-            "name"
-        };
-        checks.warn(
-            format!("{path}.{field}"),
-            format!("'{what}' is not HTTP: the port is not routed yet"),
-        );
-    }
     Some(ServicePort {
         name: name.into(),
         number,

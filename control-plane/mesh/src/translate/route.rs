@@ -1,5 +1,4 @@
-//! The `RouteConfiguration` that a workload's calls go through: a virtual host for each port of
-//! each service in scope.
+//! The `RouteConfiguration`s that a workload's calls go through.
 
 use std::time::Duration;
 
@@ -12,18 +11,19 @@ use super::{
     OUTBOUND_ROUTES,
     cluster::{self, CLUSTER_DOMAIN},
     filters,
-    listener::decorator,
+    manager::decorator,
     matcher::route_match,
     precedence::Precedence,
     requests::RequestsPolicy,
     rewrite, wire,
 };
 use crate::{
-    model::{HeaderChanges, Model, PortEntry, Rule, Service},
+    model::{HeaderChanges, Model, NamespacedName, PortEntry, Rule, Service},
     resolve::{InvalidBackend, ResolvedRoute, ServiceAddress},
     scope::Scope,
 };
 
+/// The table of a proxy that is dialled: a virtual host for each port of each service.
 pub(super) fn outbound(model: &Model, scope: &Scope) -> api::RouteConfiguration {
     let mut virtual_hosts = Vec::new();
     for (id, entry) in model.services().iter().filter(|(id, _)| scope.sees(id)) {
@@ -37,25 +37,60 @@ pub(super) fn outbound(model: &Model, scope: &Scope) -> api::RouteConfiguration 
             let number = slot.port.number;
             let is_default = default == Some(number);
             virtual_hosts.push(api::VirtualHost {
-                name: format!("{}.{}.{CLUSTER_DOMAIN}:{number}", id.name, id.namespace),
+                name: table_name(id, number),
                 domains: domains(service, number, is_default, scope),
-                routes: routes(model, service, slot, scope),
-                typed_per_filter_config: filters::in_order(&filters::of_port(
-                    model,
-                    &ServiceAddress {
-                        service: id.clone(),
-                        port: number,
-                    },
-                )),
-                ..Default::default()
+                ..virtual_host(model, service, slot, scope)
             });
         }
     }
+    table(OUTBOUND_ROUTES, virtual_hosts)
+}
+
+/// The table of one port of a service: the address that was called has told that it is meant, whatever
+/// name the request gives to its host.
+pub(super) fn of_port(
+    model: &Model,
+    service: &Service,
+    slot: &PortEntry,
+    scope: &Scope,
+) -> api::RouteConfiguration {
+    let name = table_name(&service.id, slot.port.number);
+    let virtual_host = api::VirtualHost {
+        name: name.clone(),
+        domains: vec!["*".to_owned()],
+        ..virtual_host(model, service, slot, scope)
+    };
+    table(&name, vec![virtual_host])
+}
+
+/// `reviews.shop.svc.cluster.local:9080`.
+pub(super) fn table_name(id: &NamespacedName, port: u16) -> String {
+    format!("{}.{}.{CLUSTER_DOMAIN}:{port}", id.name, id.namespace)
+}
+
+fn table(name: &str, virtual_hosts: Vec<api::VirtualHost>) -> api::RouteConfiguration {
     api::RouteConfiguration {
-        name: OUTBOUND_ROUTES.to_owned(),
+        name: name.to_owned(),
         virtual_hosts,
         // Clusters come and go on their own stream of updates.
         validate_clusters: Some(wire::boolean(false)),
+        ..Default::default()
+    }
+}
+
+fn virtual_host(
+    model: &Model,
+    service: &Service,
+    slot: &PortEntry,
+    scope: &Scope,
+) -> api::VirtualHost {
+    let address = ServiceAddress {
+        service: service.id.clone(),
+        port: slot.port.number,
+    };
+    api::VirtualHost {
+        routes: routes(model, service, slot, scope),
+        typed_per_filter_config: filters::in_order(&filters::of_port(model, &address)),
         ..Default::default()
     }
 }

@@ -22,6 +22,7 @@ use outrigger_proto::{
 use prost::Name;
 
 use super::{
+    bind_config,
     discovery::{DestinationFields, DnsFields, discovery, lookup_family},
     health_check, http_protocol, load_balancing, outlier_detection,
 };
@@ -137,7 +138,6 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
             dns_resolution_config,
             typed_dns_resolver_config,
             wait_for_warm_on_init,
-            upstream_bind_config,
             lb_subset_config,
             close_connections_on_host_health_failure,
             filters,
@@ -149,6 +149,10 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
             connection_pool_per_downstream_connection,
             queuing_policies
         ]
+    );
+    cx.partly::<Proto>(
+        "upstream_bind_config",
+        "source_address, extra_source_addresses; streams to xDS and OTLP servers choose their own address",
     );
     cx.partly::<Proto>(
         "metadata",
@@ -218,6 +222,9 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         .unwrap_or_default();
     let keepalive = upstream_connection_options
         .and_then(|proto| connection_options(&cx.field("upstream_connection_options"), proto));
+    let sources = upstream_bind_config
+        .map(|proto| bind_config::bind_config(&cx.field("upstream_bind_config"), proto))
+        .unwrap_or_default();
     let outlier_detection = outlier_detection.map(|proto| {
         let cx = cx.field("outlier_detection");
         Arc::new(outlier_detection::outlier_detection(&cx, proto))
@@ -269,6 +276,7 @@ pub fn cluster(cx: &Cx<'_>, cluster: Proto) -> Option<Cluster> {
         health_check,
         ignore_health_on_host_removal,
         tcp_keepalive: keepalive,
+        sources,
     })
 }
 

@@ -4,6 +4,7 @@
 //! returns `None` only where nothing useful could be built.
 
 mod access_log;
+mod bind_config;
 mod bootstrap;
 mod cluster;
 mod discovery;

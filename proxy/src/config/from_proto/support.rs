@@ -150,7 +150,6 @@ mod tests {
             rows.iter().find(|(name, _)| *name == field).unwrap().1
         };
         let cluster = "envoy.config.cluster.v3.Cluster";
-        assert_eq!(of(cluster, "upstream_bind_config"), Some(Status::Rejected));
         assert_eq!(of(cluster, "lb_subset_config"), Some(Status::Rejected));
         assert_eq!(of(cluster, "connect_timeout"), None);
         assert!(matches!(of(cluster, "metadata"), Some(Status::Partly(_))));

@@ -15,7 +15,11 @@ use tokio::{
 };
 
 use super::{Base, ConnectFailure, guard::Traffic};
-use crate::{relay::poll_write_buffers, telemetry::stats::Counter};
+use crate::{
+    relay::poll_write_buffers,
+    telemetry::stats::Counter,
+    upstream::dial::{dial, system_text},
+};
 
 /// Connects to the pool's host within its cluster's `connect_timeout`.
 pub(super) async fn connect(
@@ -28,21 +32,17 @@ pub(super) async fn connect(
 
 /// The same, for bytes that someone else counts.
 pub(super) async fn open(base: &Rc<Base>) -> Result<TcpStream, ConnectFailure> {
-    let timeout = base.cluster().config.connect_timeout;
-    let failure = match tokio::time::timeout(timeout, TcpStream::connect(base.host.address)).await {
+    let config = &base.cluster().config;
+    let dialling = dial(base.host.address, &config.sources);
+    let failure = match tokio::time::timeout(config.connect_timeout, dialling).await {
         Ok(Ok(stream)) => match prepare(base, &stream) {
             Ok(()) => return Ok(stream),
-            Err(error) => ConnectFailure {
-                is_timeout: false,
-                reason: describe(&error),
-            },
+            Err(error) => failed(&error),
         },
-        Ok(Err(error)) => ConnectFailure {
-            is_timeout: false,
-            reason: describe(&error),
-        },
+        Ok(Err(error)) => failed(&error),
         Err(_elapsed) => ConnectFailure {
             is_timeout: true,
+            is_local: false,
             reason: "".into(),
         },
     };
@@ -73,10 +73,12 @@ fn prepare(base: &Rc<Base>, stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// `Connection refused`, without the number that the standard library adds.
-fn describe(error: &io::Error) -> Box<str> {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().into()
+fn failed(error: &io::Error) -> ConnectFailure {
+    ConnectFailure {
+        is_timeout: false,
+        is_local: error.kind() == io::ErrorKind::AddrNotAvailable,
+        reason: system_text(error),
+    }
 }
 
 /// A connection that counts its bytes.

@@ -37,6 +37,8 @@ pub(crate) enum Limit {
 pub(crate) struct ConnectFailure {
     /// `connect_timeout` passed.
     pub(crate) is_timeout: bool,
+    /// The address to come from could not be had, so that no host was asked.
+    pub(crate) is_local: bool,
     /// The system's text, such as `Connection refused`.
     pub(crate) reason: Box<str>,
 }
@@ -62,6 +64,17 @@ impl Failure {
             _ if error.is_go_away() && error.is_remote() => Self::RefusedStream,
             _ if error.is_library() => Self::Protocol,
             _ => Self::ConnectionTermination,
+        }
+    }
+}
+
+impl ConnectFailure {
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`. As in Envoy, what is late has no reason.
+    pub(crate) fn transport_failure(&self) -> Option<String> {
+        match (self.is_timeout, self.is_local) {
+            (true, _) => None,
+            (false, true) => Some(self.reason.to_string()),
+            (false, false) => Some(format!("delayed connect error: {}", self.reason)),
         }
     }
 }

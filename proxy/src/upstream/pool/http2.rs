@@ -176,6 +176,7 @@ impl Pool {
                 drop(connection);
                 let failure = super::ConnectFailure {
                     is_timeout: false,
+                    is_local: false,
                     reason: error.to_string().into(),
                 };
                 let ejected = self.line.fail(&failure) as u64;

@@ -332,6 +332,7 @@ async fn a_refused_connection_fails_all_who_wait() {
         let (first, second) = tokio::join!(exchange(&pool, "/"), exchange(&pool, "/"));
         let refused = Failure::Connect(ConnectFailure {
             is_timeout: false,
+            is_local: false,
             reason: "Connection refused".into(),
         });
         assert_eq!(first, Err(refused.clone()));

@@ -25,7 +25,7 @@ static_resources:
   clusters:
   - name: a
     conect_timeout: 1s
-    upstream_bind_config: {source_address: {address: 1.1.1.1, port_value: 0}}
+    upstream_bind_config: {freebind: true, source_address: {address: 1.1.1.1, port_value: 0}}
   - name: a
     lb_policy: CLUSTER_PROVIDED
     typed_extension_protocol_options:
@@ -36,7 +36,7 @@ static_resources:
     );
     for expected in [
         "static_resources.clusters[0].conect_timeout: unknown field; did you mean `connect_timeout`?",
-        "static_resources.clusters[0].upstream_bind_config: not supported",
+        "static_resources.clusters[0].upstream_bind_config.freebind: not supported",
         "static_resources.clusters[1].name: duplicate",
         "static_resources.clusters[1].lb_policy: cluster provided LB specified but cluster 'a' did not provide one",
         "http2_protocol_options.max_concurrent_streams: ",
@@ -62,11 +62,11 @@ fn empty_bootstrap_is_valid() {
 #[test]
 fn unsupported_fields_are_named_all_at_once() {
     let found = errors(
-        "static_resources:\n  clusters:\n  - name: a\n    upstream_bind_config: {source_address: {address: 127.0.0.1, port_value: 0}}\n    lb_policy: CLUSTER_PROVIDED\noverload_manager: {resource_monitors: [{name: x}]}\n",
+        "static_resources:\n  clusters:\n  - name: a\n    lb_subset_config: {}\n    lb_policy: CLUSTER_PROVIDED\noverload_manager: {resource_monitors: [{name: x}]}\n",
     );
     for expected in [
         "overload_manager: not supported",
-        "static_resources.clusters[0].upstream_bind_config: not supported",
+        "static_resources.clusters[0].lb_subset_config: not supported",
         "static_resources.clusters[0].lb_policy: cluster provided LB specified but cluster 'a' did not provide one",
     ] {
         assert!(

@@ -225,8 +225,6 @@ impl Found {
     fn fails(&mut self, failure: &ConnectFailure) {
         self.flags
             .insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        // As in Envoy, what is late has no reason.
-        self.transport_failure = (!failure.is_timeout)
-            .then(|| format!("delayed connect error: {}", failure.reason).into());
+        self.transport_failure = failure.transport_failure().map(Into::into);
     }
 }

@@ -5,10 +5,13 @@ use http::{HeaderMap, HeaderName, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::AbortHandle};
+use tokio::task::AbortHandle;
 
 use super::{Answer, Broken, Target, USER_AGENT, apply, closes, holds};
-use crate::{config::health_check::HttpCheck, upstream::health::session::Verdict};
+use crate::{
+    config::health_check::HttpCheck,
+    upstream::{dial::dial, health::session::Verdict},
+};
 
 static IMMEDIATE_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 static DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
@@ -33,7 +36,7 @@ impl Drop for Connection {
 
 impl Connection {
     async fn open(to: &Target) -> Result<Self, Broken> {
-        let stream = TcpStream::connect(to.address).await.map_err(|_| Broken)?;
+        let stream = dial(to.address, &to.sources).await.map_err(|_| Broken)?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Broken)?;

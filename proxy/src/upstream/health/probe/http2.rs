@@ -5,12 +5,12 @@ use std::future::poll_fn;
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, Uri, header, uri::PathAndQuery};
-use tokio::{net::TcpStream, task::AbortHandle};
+use tokio::task::AbortHandle;
 
 use super::{Answer, Broken, Target, USER_AGENT, apply, http as http1};
 use crate::{
     config::health_check::{CheckHeaders, HttpCheck},
-    upstream::health::session::Verdict,
+    upstream::{dial::dial, health::session::Verdict},
 };
 
 /// An HTTP/2 connection; dropping it closes it.
@@ -56,7 +56,7 @@ pub(super) async fn check(
 
 impl Connection {
     async fn open(to: &Target) -> Result<Self, Broken> {
-        let stream = TcpStream::connect(to.address).await.map_err(|_| Broken)?;
+        let stream = dial(to.address, &to.sources).await.map_err(|_| Broken)?;
         stream.set_nodelay(true).map_err(|_| Broken)?;
         let (sender, driver) = h2::client::handshake(stream).await.map_err(|_| Broken)?;
         // Its error is the request's error too.

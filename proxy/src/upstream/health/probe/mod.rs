@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::session::Verdict;
 use crate::{
     config::{
+        cluster::Sources,
         header::AppendAction,
         health_check::{CheckHeaders, Checker, HealthCheck},
     },
@@ -34,6 +35,7 @@ pub(super) struct Probe {
 #[derive(Debug)]
 struct Target {
     address: SocketAddr,
+    sources: Sources,
     /// `host` or `:authority`.
     authority: HeaderValue,
     verify_cluster: Counter,
@@ -85,6 +87,7 @@ impl Probe {
         Self {
             to: cluster.health.as_ref().map(|checker| Target {
                 address,
+                sources: cluster.config.sources.clone(),
                 // Names were tried as values when they were read, a cluster's own name was not.
                 authority: authority.unwrap_or(HeaderValue::from_static("cluster")),
                 verify_cluster: checker.stats.verify_cluster.clone(),

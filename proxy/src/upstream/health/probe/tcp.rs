@@ -1,12 +1,12 @@
 //! TCP checks: a connection, or a few bytes on it.
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Broken, Connection, Target, holds};
-use crate::{config::health_check::TcpCheck, upstream::health::session::Verdict};
+use crate::{
+    config::health_check::TcpCheck,
+    upstream::{dial::dial, health::session::Verdict},
+};
 
 /// The most that is read in search of what is expected.
 const LARGEST_ANSWER: usize = 1 << 20;
@@ -18,7 +18,7 @@ pub(super) async fn check(
 ) -> Result<(Verdict, Connection), Broken> {
     let mut stream = match kept {
         Connection::Tcp(stream) => stream,
-        _ => TcpStream::connect(to.address).await.map_err(|_| Broken)?,
+        _ => dial(to.address, &to.sources).await.map_err(|_| Broken)?,
     };
     let passed = Verdict::Passed { is_degraded: false };
     if !check.send.is_empty() {
