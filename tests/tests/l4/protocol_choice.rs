@@ -3,9 +3,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use outrigger_tests::client::raw::{Step, talk};
 use outrigger_tests::proxy::{Kind, Proxy};
 use outrigger_tests::upstream::{Refused, Speaks, TcpHost, Upstream};
@@ -14,46 +13,24 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-const TYPES: &str = "type.googleapis.com/envoy.extensions";
-const LIMIT: Duration = Duration::from_secs(10);
-const REQUEST: &str = "GET /here HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+use crate::kit::{self, LIMIT, cluster, http, socket, typed};
 
-fn socket(port: u16) -> Value {
-    json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
-}
-
-fn typed(name: &str, fields: Value) -> Value {
-    let mut config = json!({"@type": format!("{TYPES}.{name}")});
-    for (name, value) in fields.as_object().into_iter().flatten() {
-        config[name] = value.clone();
-    }
-    json!({"name": name, "typed_config": config})
-}
-
-fn cluster(name: &str, host: SocketAddr, limit: u32) -> Value {
-    json!({
-        "name": name,
-        "circuit_breakers": {"thresholds": [{"max_connections": limit}]},
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
-            {"endpoint": {"address": socket(host.port())}},
-        ]}]},
-    })
-}
+pub(crate) const REQUEST: &str = "GET /here HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
 
 /// A proxy, its one address, its log of TCP connections, and what HTTP is routed to.
-struct Place {
-    proxy: Proxy,
-    address: SocketAddr,
+pub(crate) struct Place {
+    pub(crate) proxy: Proxy,
+    pub(crate) address: SocketAddr,
     http: Upstream,
     log: std::path::PathBuf,
 }
 
 /// What differs between tests.
-struct Setting {
-    timeout: &'static str,
-    choice: Value,
-    limit: u32,
-    attempts: u32,
+pub(crate) struct Setting {
+    pub(crate) timeout: &'static str,
+    pub(crate) choice: Value,
+    pub(crate) limit: u32,
+    pub(crate) attempts: u32,
 }
 
 impl Default for Setting {
@@ -68,21 +45,15 @@ impl Default for Setting {
 }
 
 impl Place {
-    async fn new(host: SocketAddr, setting: Setting) -> Result<Self> {
-        let http = Upstream::start("http").await?;
+    pub(crate) async fn new(host: SocketAddr, setting: Setting) -> Result<Self> {
+        let upstream = Upstream::start("http").await?;
+        let mut limited = cluster("tcp", host);
+        limited["circuit_breakers"] = json!({"thresholds": [
+            {"max_connections": setting.limit, "max_pending_requests": 10_000},
+        ]});
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("tcp.log");
         let format = "%RESPONSE_FLAGS% %UPSTREAM_HOST% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_REQUEST_ATTEMPT_COUNT%\n";
-        let manager = typed(
-            "filters.network.http_connection_manager.v3.HttpConnectionManager",
-            json!({
-                "stat_prefix": "h",
-                "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
-                    {"match": {"prefix": "/"}, "route": {"cluster": "http"}},
-                ]}]},
-                "http_filters": [typed("filters.http.router.v3.Router", json!({}))],
-            }),
-        );
         let proxy = typed(
             "filters.network.tcp_proxy.v3.TcpProxy",
             json!({
@@ -95,7 +66,7 @@ impl Place {
         let listener = json!({
             "name": "main",
             "stat_prefix": "main",
-            "address": socket(0),
+            "address": socket("127.0.0.1", 0),
             "listener_filters": [typed("filters.listener.http_inspector.v3.HttpInspector", json!({}))],
             "listener_filters_timeout": setting.timeout,
             "continue_on_listener_filters_timeout": true,
@@ -103,18 +74,18 @@ impl Place {
             "filter_chains": [
                 {
                     "filter_chain_match": {"application_protocols": ["http/1.0", "http/1.1", "h2c"]},
-                    "filters": [manager],
+                    "filters": [http("h", "http")],
                 },
                 {"filters": [proxy]},
             ],
         });
         let config = json!({
-            "admin": {"address": socket(0)},
+            "admin": {"address": socket("127.0.0.1", 0)},
             "static_resources": {
                 "listeners": [listener],
                 "clusters": [
-                    cluster("http", http.address(), 100),
-                    cluster("tcp", host, setting.limit),
+                    cluster("http", upstream.address()),
+                    limited,
                 ],
             },
         });
@@ -122,7 +93,7 @@ impl Place {
         Ok(Self {
             address: proxy.listener("main").await?,
             proxy,
-            http,
+            http: upstream,
             log,
         })
     }
@@ -133,21 +104,15 @@ impl Place {
     }
 
     async fn stat(&self, name: &str) -> Result<u64> {
-        let stats = self.proxy.stats().await?;
-        stats.get(name).copied().context(name.to_owned())
+        kit::stat(&self.proxy, name).await
     }
 
-    async fn wait_for(&self, name: &str, wanted: u64) -> Result<()> {
-        wait::until(name, LIMIT, async || {
-            let seen = self.stat(name).await?;
-            ensure!(seen == wanted, "{name} is {seen}, not {wanted}");
-            Ok(())
-        })
-        .await
+    pub(crate) async fn wait_for(&self, name: &str, wanted: u64) -> Result<()> {
+        kit::wait_for(&self.proxy, name, wanted).await
     }
 
     /// Waits until `listener.main.protocol_choice` has these values.
-    async fn wait_choices(&self, wanted: &[(&str, u64)]) -> Result<()> {
+    pub(crate) async fn wait_choices(&self, wanted: &[(&str, u64)]) -> Result<()> {
         for (name, wanted) in wanted {
             let name = format!("listener.main.protocol_choice.{name}");
             self.wait_for(&name, *wanted).await?;
@@ -156,7 +121,7 @@ impl Place {
     }
 
     /// Waits until nothing is open any more, and no permit is held.
-    async fn wait_idle(&self) -> Result<()> {
+    pub(crate) async fn wait_idle(&self) -> Result<()> {
         for gauge in [
             "listener.main.downstream_cx_active",
             "listener.main.downstream_pre_cx_active",

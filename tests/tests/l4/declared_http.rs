@@ -1,16 +1,13 @@
 //! Clients that do not speak HTTP where a port is declared to be HTTP: they fail at once, are counted, and whoever
 //! looks for the reason finds it.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use outrigger_tests::client::raw::{Step, parse, talk};
 use outrigger_tests::proxy::{Kind, Proxy};
 use outrigger_tests::{block_on, wait};
 use serde_json::{Value, json};
 
-const TYPES: &str = "type.googleapis.com/envoy.extensions";
-const LIMIT: Duration = Duration::from_secs(10);
+use crate::kit::{LIMIT, TYPES, wait_for};
 
 async fn start(codec: &str) -> Result<Proxy> {
     let folder = tempfile::tempdir()?;
@@ -44,15 +41,6 @@ async fn start(codec: &str) -> Result<Proxy> {
         }]},
     });
     Proxy::start_in(Kind::Outrigger, &config.to_string(), folder, &[]).await
-}
-
-async fn wait_for(proxy: &Proxy, name: &str, wanted: u64) -> Result<()> {
-    wait::until(name, LIMIT, async || {
-        let seen = proxy.stats().await?.get(name).copied();
-        ensure!(seen == Some(wanted), "{name} is {seen:?}, not {wanted}");
-        Ok(())
-    })
-    .await
 }
 
 async fn wait_line(proxy: &Proxy, file: &str, wanted: &str) -> Result<()> {
