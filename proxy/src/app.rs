@@ -88,13 +88,14 @@ fn validate(args: &Args) -> anyhow::Result<()> {
 fn serve(args: &Args) -> anyhow::Result<()> {
     outrigger_base::log::init(args.log_level.filter()).context("--log-level")?;
     let bootstrap = load(args)?;
+    let beside = admin::App::from_environment().map_err(anyhow::Error::msg)?;
     let workers = args.workers();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .context("cannot start the main thread's runtime")?;
     runtime.block_on(async {
-        let app = App::build(args, bootstrap, workers)?;
+        let app = App::build(args, bootstrap, beside, workers)?;
         app.run().await
     })
 }
@@ -111,7 +112,12 @@ struct App {
 }
 
 impl App {
-    fn build(args: &Args, bootstrap: Bootstrap, workers: usize) -> anyhow::Result<Self> {
+    fn build(
+        args: &Args,
+        bootstrap: Bootstrap,
+        beside: admin::App,
+        workers: usize,
+    ) -> anyhow::Result<Self> {
         let bootstrap = Arc::new(bootstrap);
         let registry = Registry::new(workers);
         let access_logs = AccessLogs::new(&registry);
@@ -171,6 +177,7 @@ impl App {
             access_logs.clone(),
             handle,
             is_failing_health_checks,
+            beside,
         )?;
         Ok(Self {
             phase,
@@ -266,6 +273,7 @@ fn start_admin(
     access_logs: AccessLogs,
     handle: xds::Handle,
     is_failing_health_checks: Arc<AtomicBool>,
+    beside: admin::App,
 ) -> anyhow::Result<(Rc<admin::Context>, mpsc::UnboundedReceiver<admin::Command>)> {
     let mut progress = handle.progress();
     let dump: admin::FetchDump = Box::new(move || {
@@ -283,7 +291,11 @@ fn start_admin(
     )
     .map_err(anyhow::Error::msg)
     .context("admin")?;
-    let context = Rc::new(context.sharing_health(is_failing_health_checks));
+    let context = Rc::new(
+        context
+            .sharing_health(is_failing_health_checks)
+            .beside(beside),
+    );
     let followed = Rc::clone(&context);
     followed.set_lifecycle(Lifecycle::Initializing);
     spawn_local(async move {

@@ -23,7 +23,8 @@ pub(super) struct Workload {
 
 /// The bootstrap as JSON text, which is YAML.
 pub(super) fn text(workload: &Workload, settings: &Settings, options: &Options) -> String {
-    let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    // The pod is ready with its configuration and not before, however long that takes.
+    let ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
     let mut clusters = vec![
         admin_cluster(),
         grpc_cluster(XDS_CLUSTER, &settings.control_plane),
@@ -63,11 +64,15 @@ pub(super) fn text(workload: &Workload, settings: &Settings, options: &Options) 
         "static_resources": {
             "listeners": [
                 listener("outrigger-ready", READY_PORT, &[
-                    ("/healthz/ready", "/ready"),
+                    page("/healthz/ready", "/ready"),
                     // It is answered as long as the main thread lives.
-                    ("/healthz/live", "/hot_restart_version"),
+                    page("/healthz/live", "/hot_restart_version"),
+                    pages("/app-health/"),
+                    pages("/app-lifecycle/"),
                 ]),
-                listener("outrigger-metrics", METRICS_PORT, &[("/stats/prometheus", "/stats/prometheus")]),
+                listener("outrigger-metrics", METRICS_PORT, &[
+                    page("/stats/prometheus", "/stats/prometheus/merged"),
+                ]),
             ],
             "clusters": clusters,
         },
@@ -95,17 +100,27 @@ fn mesh_metadata(
     mesh
 }
 
+/// One page of the admin interface by another name.
+fn page(path: &str, page: &str) -> Value {
+    json!({"match": {"path": path}, "route": to_admin(Some(page))})
+}
+
+/// All pages of the admin interface below a folder.
+fn pages(folder: &str) -> Value {
+    json!({"match": {"prefix": folder}, "route": to_admin(None)})
+}
+
+/// No time limit: pages that ask the application have their own, and a hook may take as long as the pod has.
+fn to_admin(page: Option<&str>) -> Value {
+    let mut route = json!({"cluster": ADMIN_CLUSTER, "timeout": "0s", "idle_timeout": "0s"});
+    if let (Some(page), Some(route)) = (page, route.as_object_mut()) {
+        route.insert("prefix_rewrite".to_owned(), page.into());
+    }
+    route
+}
+
 /// A listener that answers for the admin interface, which is on loopback, and for nothing else of it.
-fn listener(name: &str, port: u16, pages: &[(&str, &str)]) -> Value {
-    let routes = pages
-        .iter()
-        .map(|(path, page)| {
-            json!({
-                "match": {"path": path},
-                "route": {"cluster": ADMIN_CLUSTER, "prefix_rewrite": page},
-            })
-        })
-        .collect::<Vec<_>>();
+fn listener(name: &str, port: u16, routes: &[Value]) -> Value {
     json!({
         "name": name,
         "address": address("0.0.0.0", port),
@@ -143,6 +158,14 @@ fn admin_cluster() -> Value {
         "name": ADMIN_CLUSTER,
         "type": "STATIC",
         "connect_timeout": "1s",
+        // A connection for each: a kept one could end just as a probe goes out on it.
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {"max_requests_per_connection": 1},
+                "explicit_http_config": {"http_protocol_options": {}},
+            },
+        },
         "load_assignment": endpoints(ADMIN_CLUSTER, "127.0.0.1", ADMIN_PORT),
     })
 }

@@ -55,6 +55,12 @@ fn application(pod: &Pod<'_>, ledger: &mut Ledger) -> Option<Value> {
     };
     let path = pod.annotation(PATH).unwrap_or("/metrics");
     let scheme = pod.annotation(SCHEME).unwrap_or("http");
+    if !matches!(scheme, "http" | "https") {
+        ledger.note(format!(
+            "the application's metrics are not merged: {SCHEME} is neither http nor https"
+        ));
+        return None;
+    }
     Some(json!({"port": port, "path": path, "scheme": scheme}))
 }
 

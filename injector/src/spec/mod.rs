@@ -164,35 +164,18 @@ fn change(pod: &Pod<'_>, origin: &Origin, settings: &Settings, options: &Options
         ledger.add_volume(volume);
     }
     ledger.change(format!("volumes {TOKEN_VOLUME}, {POD_VOLUME}"));
-    unserved(
-        options,
-        !probes.is_empty(),
-        app_metrics.is_some(),
-        &mut ledger,
-    );
+    unserved(options, &mut ledger);
     notes(pod, options, &mut ledger);
     ledger.finish()
 }
 
 /// What the pod now counts on and the proxy does not do yet: without it the pod does not work.
-fn unserved(options: &Options, has_probes: bool, has_app_metrics: bool, ledger: &mut Ledger) {
+fn unserved(options: &Options, ledger: &mut Ledger) {
     if let Redirect::Rules(_) = options.redirect {
         ledger.note(format!(
             "THIS POD WILL NOT WORK YET: nothing listens on {OUTBOUND_PORT} and {INBOUND_PORT}, where its \
              connections are redirected, before the proxy can intercept; {PREFIX}redirect: none leaves them \
              alone",
-        ));
-    }
-    if has_probes {
-        ledger.note(format!(
-            "the proxy does not forward probes on {READY_PORT} yet: those above fail until it does; \
-             {PREFIX}rewrite-probes: \"false\" leaves them as they are",
-        ));
-    }
-    if has_app_metrics {
-        ledger.note(format!(
-            "the proxy does not merge the application's metrics yet: Prometheus loses them until it does; \
-             {PREFIX}merge-metrics: \"false\" leaves the annotations as they are",
         ));
     }
 }

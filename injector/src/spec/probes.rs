@@ -13,38 +13,46 @@
 //! number, and `timeoutSeconds`) what to ask the application at loopback. It answers 200 when that probe
 //! succeeds by the kubelet's own rules, and 503 otherwise. `exec` probes are not touched.
 
+use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
 use super::{Pod, READY_PORT, ledger::Ledger, pod::container_name};
 
-const FIELDS: [(&str, &str); 5] = [
-    ("livenessProbe", "/app-health/{}/livez"),
-    ("readinessProbe", "/app-health/{}/readyz"),
-    ("startupProbe", "/app-health/{}/startupz"),
-    ("lifecycle.postStart", "/app-lifecycle/{}/poststartz"),
-    ("lifecycle.preStop", "/app-lifecycle/{}/prestopz"),
+/// What asks over the network, with what it asks by.
+const FIELDS: [(&str, &str, &[&str]); 5] = [
+    ("livenessProbe", "/app-health/{}/livez", &HANDLERS),
+    ("readinessProbe", "/app-health/{}/readyz", &HANDLERS),
+    ("startupProbe", "/app-health/{}/startupz", &HANDLERS),
+    (
+        "lifecycle.postStart",
+        "/app-lifecycle/{}/poststartz",
+        &HOOKS,
+    ),
+    ("lifecycle.preStop", "/app-lifecycle/{}/prestopz", &HOOKS),
 ];
 const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
+/// The kubelet has no other hooks over the network, even if the API knows them.
+const HOOKS: [&str; 1] = ["httpGet"];
 
 /// Rewrites what can be rewritten; what the sidecar is to be told.
 pub(super) fn rewrite(pod: &Pod<'_>, ledger: &mut Ledger) -> Map<String, Value> {
     let mut told = Map::new();
     for (list, index, container) in pod.containers() {
         let name = container_name(container);
-        for (field, path) in FIELDS {
+        for (field, path, handlers) in FIELDS {
             let holder = field
                 .split('.')
                 .try_fold(container, |holder, part| holder.get(part)?.as_object());
             let Some((holder, handler)) = holder.and_then(|holder| {
-                let handler = HANDLERS
-                    .into_iter()
-                    .find(|handler| holder.get(*handler).is_some_and(Value::is_object))?;
+                let handler = handlers
+                    .iter()
+                    .find(|handler| holder.get(**handler).is_some_and(Value::is_object))?;
                 Some((holder, handler))
             }) else {
                 continue;
             };
             // The API server refuses two handlers; whichever it was, it is not ours to choose.
-            if HANDLERS
+            if handlers
                 .iter()
                 .filter(|one| holder.contains_key(**one))
                 .count()
@@ -70,6 +78,34 @@ pub(super) fn rewrite(pod: &Pod<'_>, ledger: &mut Ledger) -> Map<String, Value> 
     told
 }
 
+/// A field, whether a value is one of its, and what it should be.
+type Field = (&'static str, fn(&Value) -> bool, &'static str);
+
+/// The other fields of handlers, whichever has them: the sidecar would refuse to start with anything else.
+const KNOWN: [Field; 4] = [
+    ("path", Value::is_string, "text"),
+    (
+        "scheme",
+        |scheme| matches!(scheme.as_str(), Some("HTTP" | "HTTPS")),
+        "HTTP or HTTPS",
+    ),
+    ("httpHeaders", is_headers, "list of names and values"),
+    ("service", Value::is_string, "text"),
+];
+
+/// Headers that can be sent.
+fn is_headers(value: &Value) -> bool {
+    value.as_array().is_some_and(|headers| {
+        headers.iter().all(|header| {
+            let word = |field| header.get(field).and_then(Value::as_str);
+            let name = word("name").map(|name| HeaderName::from_bytes(name.as_bytes()));
+            let value = word("value").map(HeaderValue::from_str);
+            matches!((name, value), (Some(Ok(_)), Some(Ok(_))))
+                && header.as_object().is_some_and(|header| header.len() == 2)
+        })
+    })
+}
+
 /// The probe for the sidecar, or why it cannot be one.
 fn target(
     container: &Map<String, Value>,
@@ -84,7 +120,6 @@ fn target(
     {
         return Err(format!("it asks another host ({host})"));
     }
-    let mut asks = asks.clone();
     let port = match asks.get("port") {
         Some(Value::Number(number)) => number.as_u64().and_then(|port| u16::try_from(port).ok()),
         Some(Value::String(name)) => match name.parse() {
@@ -99,11 +134,25 @@ fn target(
     let port = port
         .filter(|port| *port > 0)
         .ok_or_else(|| "its port is no port".to_owned())?;
-    asks.insert("port".to_owned(), port.into());
+    let mut told = Map::new();
+    told.insert("port".to_owned(), port.into());
+    for (field, is_fine, what) in KNOWN {
+        match asks.get(field) {
+            None | Some(Value::Null) => {}
+            Some(value) if is_fine(value) => {
+                told.insert(field.to_owned(), value.clone());
+            }
+            Some(_) => return Err(format!("its {field} is no {what}")),
+        }
+    }
     let mut target = Map::new();
-    target.insert(handler.to_owned(), Value::Object(asks));
-    if let Some(timeout) = holder.get("timeoutSeconds") {
-        target.insert("timeoutSeconds".to_owned(), timeout.clone());
+    target.insert(handler.to_owned(), Value::Object(told));
+    match holder.get("timeoutSeconds") {
+        None | Some(Value::Null) => {}
+        Some(Value::Number(seconds)) if seconds.as_u64().is_some_and(|one| one <= 1 << 31) => {
+            target.insert("timeoutSeconds".to_owned(), seconds.clone().into());
+        }
+        Some(_) => return Err("its timeoutSeconds is no number of seconds".to_owned()),
     }
     Ok(Value::Object(target))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use http::{Method, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::{
     Command, Context, bulkheads, circuit_breakers, clusters, config_dump, listeners, query::Query,
@@ -186,9 +186,22 @@ const ENDPOINTS: &[Endpoint] = &[
             ("invert_filter", "Invert the filter regex"),
         ],
     ),
+    read(
+        "/stats/prometheus/merged",
+        "print server stats in prometheus format, and the application's behind them",
+        &[],
+    ),
 ];
 
-pub(super) async fn dispatch(method: &Method, uri: &Uri, context: &Context) -> Reply {
+pub(super) async fn dispatch(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    context: &Context,
+) -> Reply {
+    if let Some(reply) = context.app.probe(method, uri.path(), headers).await {
+        return reply;
+    }
     let query = Query::new(uri.query());
     let path = match uri.path() {
         "/" => "/",
@@ -211,6 +224,10 @@ pub(super) async fn dispatch(method: &Method, uri: &Uri, context: &Context) -> R
         "/listeners" => listeners::show(query, context),
         "/stats" => stats::show(query, context),
         "/stats/prometheus" => stats::prometheus(query, context),
+        "/stats/prometheus/merged" => {
+            let own = stats::prometheus(Query::new(None), context).body;
+            context.app.merged(own, headers).await
+        }
         "/certs" => Reply::json(&serde_json::json!({"certificates": []})),
         "/runtime" => Reply::json(&serde_json::json!({"layers": [], "entries": {}})),
         "/hot_restart_version" => Reply::text("disabled"),

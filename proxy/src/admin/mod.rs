@@ -3,6 +3,7 @@
 //! It runs on the main thread and reads what workers publish; it never waits for one. Connections,
 //! headers and times are bounded.
 
+mod app;
 mod bulkheads;
 mod circuit_breakers;
 mod clusters;
@@ -29,6 +30,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
+pub use app::App;
 pub use serve::serve;
 
 use self::server::ServerStats;
@@ -115,6 +117,8 @@ pub struct Context {
     loggers: Loggers,
     /// What access logs say of the listener.
     listener: Arc<Listener>,
+    /// Whose sidecar this is.
+    app: App,
 }
 
 impl fmt::Debug for Context {
@@ -157,6 +161,7 @@ impl Context {
             lifecycle: Cell::default(),
             is_failing_health_checks: Arc::default(),
             started: (Instant::now(), SystemTime::now()),
+            app: App::default(),
         };
         context.stats.update(&context);
         Ok((context, receiver))
@@ -169,7 +174,14 @@ impl Context {
         self
     }
 
-    /// The application says how far it is.
+    /// It is the sidecar of this application.
+    #[must_use]
+    pub fn beside(mut self, app: App) -> Self {
+        self.app = app;
+        self
+    }
+
+    /// The process says how far it is.
     pub fn set_lifecycle(&self, lifecycle: Lifecycle) {
         self.lifecycle.set(lifecycle);
         self.stats.update(self);

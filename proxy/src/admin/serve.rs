@@ -1,6 +1,7 @@
 //! The HTTP/1 server.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     io,
     rc::Rc,
@@ -31,7 +32,7 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_HEAD: usize = 16 * 1024;
 /// For the head of a request, and between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// For a whole connection: a client that does not read cannot stay.
+/// For a whole connection, but for what the answers take: a client that does not read cannot stay.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What an endpoint answers.
@@ -103,16 +104,56 @@ async fn connection(stream: TcpStream, context: Rc<Context>) {
             return;
         }
     };
-    let service = service_fn(|request| answer(request, &context, &info));
+    let stay = Stay::new();
+    let service = service_fn(|request| stay.during(answer(request, &context, &info)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
-        Err(_) => tracing::debug!("admin connection timed out"),
+    tokio::select! {
+        ended = served => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "admin connection failed");
+            }
+        }
+        () = stay.over() => tracing::debug!("admin connection timed out"),
+    }
+}
+
+/// How long a connection may stay.
+struct Stay {
+    until: Cell<Instant>,
+    is_answering: Cell<bool>,
+}
+
+impl Stay {
+    fn new() -> Self {
+        Self {
+            until: Cell::new(Instant::now() + CONNECTION_TIMEOUT),
+            is_answering: Cell::new(false),
+        }
+    }
+
+    /// The time that an answer takes is not the client's.
+    async fn during<T>(&self, answer: impl Future<Output = T>) -> T {
+        let left = self.until.get().saturating_duration_since(Instant::now());
+        self.is_answering.set(true);
+        let answer = answer.await;
+        self.is_answering.set(false);
+        self.until.set(Instant::now() + left);
+        answer
+    }
+
+    /// Ends with the time.
+    async fn over(&self) {
+        while self.is_answering.get() || Instant::now() < self.until.get() {
+            let again = match self.is_answering.get() {
+                true => Instant::now() + HEAD_TIMEOUT,
+                false => self.until.get(),
+            };
+            tokio::time::sleep_until(again.into()).await;
+        }
     }
 }
 
@@ -136,7 +177,8 @@ async fn answer(
     connection: &Rc<ConnectionInfo>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut info = StreamInfo::new(Rc::clone(connection), request.version());
-    let reply = endpoints::dispatch(request.method(), request.uri(), context).await;
+    let reply =
+        endpoints::dispatch(request.method(), request.uri(), request.headers(), context).await;
     let body = match *request.method() {
         Method::HEAD => Bytes::new(),
         _ => Bytes::from(reply.body),

@@ -6,6 +6,7 @@
 
 mod event;
 mod flags;
+pub(crate) mod message;
 mod probe;
 mod session;
 mod stats;
