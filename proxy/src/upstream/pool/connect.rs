@@ -4,7 +4,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
 };
 
@@ -32,7 +32,8 @@ pub(super) async fn connect(
 
 /// The same, for bytes that someone else counts.
 pub(super) async fn open(base: &Rc<Base>) -> Result<TcpStream, ConnectFailure> {
-    let config = &base.cluster().config;
+    // The cluster may be exchanged meanwhile.
+    let config = Arc::clone(&base.cluster().config);
     let dialling = dial(base.host.address, &config.sources);
     let failure = match tokio::time::timeout(config.connect_timeout, dialling).await {
         Ok(Ok(stream)) => match prepare(base, &stream) {
