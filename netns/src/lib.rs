@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-pub use namespace::Namespace;
+pub use namespace::{Namespace, inside};
 use namespace::{Piped, run};
 
 /// The user that sidecars run as; redirection knows them by it.
@@ -89,6 +89,11 @@ impl Network {
             has_ipv6,
             scratch,
         })
+    }
+
+    /// Whether its pods have IPv6 addresses too.
+    pub fn has_ipv6(&self) -> bool {
+        self.has_ipv6
     }
 
     /// The node: whoever is in it reaches all pods.
@@ -193,15 +198,6 @@ fn remove_leftovers() {
             namespace::remove(&name);
         }
     }
-}
-
-/// The network namespace that the calling thread is in, to come back to.
-///
-/// # Errors
-/// When `/proc` cannot be read.
-pub fn current() -> anyhow::Result<fs::File> {
-    // Each thread is in its own.
-    fs::File::open("/proc/thread-self/ns/net").context("/proc/thread-self/ns/net")
 }
 
 /// Takes the calling thread to another network namespace; so are threads and processes that it starts from then

@@ -111,7 +111,7 @@ impl Namespace {
         command
     }
 
-    /// A handle for [`crate::enter`].
+    /// A handle for [`crate::enter`] and [`inside`].
     ///
     /// # Errors
     /// When it is gone.
@@ -128,22 +128,32 @@ impl Namespace {
         &self,
         what: impl FnOnce() -> anyhow::Result<T> + Send,
     ) -> anyhow::Result<T> {
-        let handle = self.open()?;
-        thread::scope(|scope| {
-            scope
-                .spawn(move || {
-                    crate::enter(handle)?;
-                    what()
-                })
-                .join()
-                .unwrap_or_else(|_| bail!("the thread in {} panicked", self.name))
-        })
+        inside(self.open()?, what).with_context(|| self.name.clone())
     }
 
     pub(crate) fn ip_batch(&self, lines: &str) -> anyhow::Result<()> {
         let args = ["-n", &self.name, "-batch", "-"];
         run("ip", &args, Piped::Text(lines)).map(drop)
     }
+}
+
+/// Does something in the namespace of that handle, on a thread of its own; sockets made there stay in it.
+///
+/// # Errors
+/// Those of what is done.
+pub fn inside<T: Send>(
+    namespace: fs::File,
+    what: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                crate::enter(namespace)?;
+                what()
+            })
+            .join()
+            .unwrap_or_else(|_| bail!("the thread in a network namespace panicked"))
+    })
 }
 
 impl Drop for Namespace {

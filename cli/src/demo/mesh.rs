@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     process::Process,
     report::Edit,
+    site::{Ports, Site},
     topology::{self, Workload},
     view::View,
 };
@@ -51,23 +52,15 @@ pub(crate) struct Mesh {
     pub(super) ports: Ports,
     control_plane: Option<Process>,
     pub(super) members: Vec<Member>,
+    entry: SocketAddr,
+    // After the processes that live there.
+    pub(super) site: Site,
 }
 
 #[derive(Clone, Debug)]
 struct Programs {
     outrigger: PathBuf,
     proxy: PathBuf,
-}
-
-/// Where the control plane listens; the same after its restart.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ports {
-    xds: SocketAddr,
-    metrics: SocketAddr,
-    api: SocketAddr,
-    otlp_grpc: SocketAddr,
-    otlp_http: SocketAddr,
-    pub(super) jaeger: SocketAddr,
 }
 
 impl Programs {
@@ -89,42 +82,39 @@ impl Programs {
 
 impl Mesh {
     /// Starts everything and waits until each proxy has its configuration.
-    pub(crate) async fn start(
+    pub(super) async fn start(
+        mut site: Site,
         directory: &Path,
         canary: u32,
         api_port: u16,
         view: &mut View,
     ) -> anyhow::Result<Self> {
-        let programs = Programs::find()?;
-        let [xds, metrics, mut api, otlp_grpc, otlp_http, jaeger] = topology::free_addresses()?;
-        if api_port != 0 {
-            api.set_port(api_port);
-        }
-        let ports = Ports {
-            xds,
-            metrics,
-            api,
-            otlp_grpc,
-            otlp_http,
-            jaeger,
-        };
-        let workloads = topology::workloads()?;
+        let mut programs = Programs::find()?;
+        programs.proxy = site.sidecar_program(&programs.proxy)?;
+        let ports = site.ports(api_port)?;
+        let workloads = topology::workloads(&mut site)?;
         let config = directory.join("mesh");
         std::fs::create_dir_all(&config)?;
-        topology::write_services(&config)?;
+        topology::write_services(&config, &site)?;
         topology::write_addresses(&config, &workloads.iter().collect::<Vec<_>>())?;
         topology::replace(
             &config.join(topology::ROUTE_FILE),
             &topology::route([100 - canary, canary]),
         )?;
+        let entry = entry_of(&workloads)?.home.entry(&mut site)?;
         let mut mesh = Self {
             directory: directory.to_path_buf(),
             programs,
-            ports,
+            ports: ports.clone(),
             control_plane: None,
             members: Vec::new(),
+            entry,
+            site,
         };
-        view.scene("starting the control plane, five sample services and a sidecar for each");
+        view.scene(&format!(
+            "starting the control plane, five sample services and a sidecar for each{}",
+            mesh.site.describe()
+        ));
         mesh.start_control_plane().await?;
         // Half of the proxies speak the incremental form, half the state of the world.
         for (index, workload) in workloads.into_iter().enumerate() {
@@ -145,30 +135,41 @@ impl Mesh {
             "Jaeger's query API on http://{}/api/services",
             ports.jaeger
         ));
+        if let Some(hint) = mesh.entry_workload()?.home.hint() {
+            view.note(&hint);
+        }
         Ok(mesh)
     }
 
-    /// Where load goes: the entry workload's sidecar.
-    pub(crate) fn entry(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.entry_workload()?.inbound)
+    /// Where load goes: to the entry workload, whose sidecar takes it.
+    pub(crate) fn entry(&self) -> SocketAddr {
+        self.entry
     }
 
-    /// Where a client beside the entry workload reaches all services: its sidecar's outbound listener.
-    pub(crate) fn way_out(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.entry_workload()?.outbound)
+    /// Where a client beside the entry workload reaches a service: by its sidecar.
+    pub(crate) fn way_out(&self, service: &str) -> anyhow::Result<SocketAddr> {
+        let home = &self.entry_workload()?.home;
+        home.way_out(self.site.service_address(service))
     }
 
     pub(super) fn entry_workload(&self) -> anyhow::Result<&Workload> {
-        self.members
-            .iter()
-            .map(|member| &member.workload)
-            .find(|workload| workload.endpoint_of == topology::ENTRY)
-            .context("the mesh has no entry")
+        entry_of(self.members.iter().map(|member| &member.workload))
     }
 
-    /// Starts this program once more, as something else.
-    pub(crate) fn start_outrigger(&self, name: &str, args: &[String]) -> anyhow::Result<Process> {
-        Process::start(name, &self.programs.outrigger, args, &[], &self.directory)
+    /// Starts this program once more, as something else; `exec` are words before its own.
+    pub(crate) fn start_outrigger(
+        &self,
+        name: &str,
+        exec: Vec<String>,
+        args: Vec<String>,
+    ) -> anyhow::Result<Process> {
+        let words = [
+            exec,
+            vec![self.programs.outrigger.display().to_string()],
+            args,
+        ]
+        .concat();
+        Process::start(name, &words, &[], &self.directory)
     }
 
     /// Writes a file of the mesh and waits until every proxy has acknowledged it.
@@ -192,25 +193,13 @@ impl Mesh {
     }
 
     async fn start_control_plane(&mut self) -> anyhow::Result<()> {
-        let ports = &self.ports;
-        let args = vec![
+        let mut args = vec![
             "control-plane".to_owned(),
             format!("--config-dir={}", self.directory.join("mesh").display()),
             format!("--data-dir={}", self.directory.join("data").display()),
-            format!("--xds-port={}", ports.xds.port()),
-            format!("--metrics-port={}", ports.metrics.port()),
-            format!("--api-port={}", ports.api.port()),
-            format!("--otlp-grpc-port={}", ports.otlp_grpc.port()),
-            format!("--otlp-http-port={}", ports.otlp_http.port()),
-            format!("--jaeger-port={}", ports.jaeger.port()),
         ];
-        let process = Process::start(
-            "control-plane",
-            &self.programs.outrigger,
-            &args,
-            &[],
-            &self.directory,
-        )?;
+        args.extend(self.ports.flags.iter().cloned());
+        let process = self.start_outrigger("control-plane", self.site.exec(), args)?;
         self.control_plane = Some(process);
         let url = format!("http://{}/ready", self.ports.metrics);
         let deadline = Instant::now() + PATIENCE;
@@ -224,30 +213,40 @@ impl Mesh {
     }
 
     fn start_member(&self, workload: Workload, delta: bool) -> anyhow::Result<Member> {
-        let sidecar = workload.sidecar(self.ports.xds, self.ports.otlp_grpc, delta);
+        let home = &workload.home;
+        let bootstrap = workload
+            .sidecar(self.ports.xds, self.ports.otlp, delta)
+            .to_yaml();
         let file = self
             .directory
             .join(format!("{}.bootstrap.yaml", workload.name));
-        std::fs::write(&file, sidecar.to_yaml())
+        // For people: a sidecar may run as somebody who cannot read it.
+        std::fs::write(&file, &bootstrap)
             .with_context(|| format!("can't write {}", file.display()))?;
+        let (exec, env) = home.app();
+        let program = |path: &Path| vec![path.display().to_string()];
         let app = Process::start(
             &workload.name,
-            &self.programs.outrigger,
-            &workload.app_args(),
-            &[("http_proxy", workload.outbound.to_string())],
+            &[exec, program(&self.programs.outrigger), workload.app_args()].concat(),
+            &env,
             &self.directory,
         )?;
+        let args = [
+            "--concurrency",
+            "1",
+            "--drain-time-s",
+            "2",
+            "--config-yaml",
+            &bootstrap,
+        ];
         let sidecar = Process::start(
             &format!("{}-sidecar", workload.name),
-            &self.programs.proxy,
             &[
-                "-c".to_owned(),
-                file.display().to_string(),
-                "--concurrency".to_owned(),
-                "1".to_owned(),
-                "--drain-time-s".to_owned(),
-                "2".to_owned(),
-            ],
+                home.exec_sidecar(),
+                program(&self.programs.proxy),
+                args.map(str::to_owned).to_vec(),
+            ]
+            .concat(),
             &[],
             &self.directory,
         )?;
@@ -266,13 +265,8 @@ impl Mesh {
                 break;
             };
             let workload = member.workload.clone();
-            let ready = format!("http://{}/ready", workload.admin);
-            while get_text(&ready).await.is_err()
-                || tokio::net::TcpStream::connect(workload.app).await.is_err()
-                || tokio::net::TcpStream::connect(workload.inbound)
-                    .await
-                    .is_err()
-            {
+            let ready = format!("http://{}/ready", workload.home.admin);
+            while get_text(&ready).await.is_err() || !workload.home.takes_connections().await {
                 self.check()?;
                 let Some(member) = self.members.get(index) else {
                     break;
@@ -387,7 +381,7 @@ impl Mesh {
             .iter()
             .position(|member| member.workload.name == topology::ROLLED)
             .context("the workload to replace is missing")?;
-        let next = topology::replacement(&self.members[position].workload)?;
+        let next = topology::replacement(&self.members[position].workload, &mut self.site)?;
         let member = self.start_member(next, true)?;
         self.members.push(member);
         self.wait_ready().await?;
@@ -421,6 +415,12 @@ impl Mesh {
             process.stop().await;
         }
     }
+}
+
+fn entry_of<'a>(workloads: impl IntoIterator<Item = &'a Workload>) -> anyhow::Result<&'a Workload> {
+    let mut workloads = workloads.into_iter();
+    let entry = workloads.find(|workload| workload.endpoint_of == topology::ENTRY);
+    entry.context("the mesh has no entry")
 }
 
 /// One entry of `/api/v1/changes`.

@@ -2,13 +2,18 @@
 //!
 //! It starts a control plane, sample services with a sidecar each, and load; edits the mesh's files as a
 //! user would, kills the control plane, replaces a service, and shows what each of these did to requests.
+//! With `--netns` each service is in a network namespace of its own whose connections go to its sidecar by
+//! rules, and nobody is told of a proxy.
 
+mod door;
 mod load;
 mod mesh;
+mod node;
 mod observe;
 mod process;
 mod report;
 mod scenes;
+mod site;
 mod stock;
 mod topology;
 mod traffic;
@@ -19,7 +24,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
 
-use self::{mesh::Mesh, scenes::Scene, view::View};
+use self::{mesh::Mesh, scenes::Scene, site::Site, view::View};
 
 /// How the demo runs.
 #[derive(Clone, Debug, ClapArgs)]
@@ -42,6 +47,10 @@ pub(crate) struct Args {
     /// Port of the control plane's JSON API; 0 lets the system choose.
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// Run every service in a network namespace of its own, where rules give its connections to its sidecar: no
+    /// application knows of a proxy. Needs root
+    #[arg(long)]
+    netns: bool,
     /// Keep the mesh's files, logs and traces here instead of a directory that is removed at the end.
     #[arg(long, value_name = "DIR")]
     dir: Option<std::path::PathBuf>,
@@ -51,10 +60,26 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut view = View::new(args.json);
     let directory = Directory::new(args.dir.clone())?;
-    let mut mesh = Mesh::start(&directory.path, args.canary, args.port, &mut view).await?;
+    // From here on, so that nothing is left behind by an early end either.
+    let interrupted = interrupted()?;
+    tokio::pin!(interrupted);
+    let site = Site::new(args.netns)?;
+    let start = Mesh::start(site, &directory.path, args.canary, args.port, &mut view);
+    let started = tokio::select! {
+        mesh = start => Some(mesh),
+        () = &mut interrupted => None,
+    };
+    let Some(mesh) = started else {
+        view.note("interrupted");
+        return Ok(ExitCode::SUCCESS);
+    };
+    if mesh.is_err() {
+        directory.keep();
+    }
+    let mut mesh = mesh?;
     let outcome = tokio::select! {
         outcome = scenes::run(&args, &mut mesh, &mut view) => outcome.map(Some),
-        _ = tokio::signal::ctrl_c() => Ok(None),
+        () = &mut interrupted => Ok(None),
     };
     if outcome.is_err() {
         directory.keep();
@@ -76,6 +101,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Ends with the first SIGINT or SIGTERM; they do not end the process from now on.
+fn interrupted() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// The demo's files: kept where the user said, else removed at the end unless something failed.

@@ -21,7 +21,7 @@ impl Mesh {
         service: &str,
         host: SocketAddr,
     ) -> anyhow::Result<String> {
-        let admin = self.entry_workload()?.admin;
+        let admin = self.entry_workload()?.home.admin;
         let text = get_text(&format!("http://{admin}/clusters")).await?;
         let mark = format!("::{host}::health_flags::");
         let flags = text
@@ -33,7 +33,7 @@ impl Mesh {
 
     /// Counters and gauges of the entry's sidecar whose names match a regex; zero ones are left out.
     pub(crate) async fn counters(&self, filter: &str) -> anyhow::Result<BTreeMap<String, u64>> {
-        let admin = self.entry_workload()?.admin;
+        let admin = self.entry_workload()?.home.admin;
         let text = get_text(&format!("http://{admin}/stats?usedonly&filter={filter}")).await?;
         let values = text.lines().filter_map(|line| {
             let (name, value) = line.split_once(": ")?;
@@ -48,7 +48,7 @@ impl Mesh {
         for member in &self.members {
             let url = format!(
                 "http://{}/stats?filter=upstream_rq_time&usedonly",
-                member.workload.admin
+                member.workload.home.admin
             );
             let Ok(text) = get_text(&url).await else {
                 continue;

@@ -22,14 +22,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program; its output is appended to `DIR/NAME.log`.
+    /// Starts a program with its arguments; its output is appended to `DIR/NAME.log`.
     pub(crate) fn start(
         name: &str,
-        program: &Path,
-        args: &[String],
+        words: &[String],
         env: &[(&str, String)],
         directory: &Path,
     ) -> anyhow::Result<Self> {
+        let (program, args) = words.split_first().context("no program")?;
         let log = directory.join(format!("{name}.log"));
         let output = File::options()
             .create(true)
@@ -38,6 +38,8 @@ impl Process {
             .with_context(|| format!("can't write {}", log.display()))?;
         let child = Command::new(program)
             .args(args)
+            // The user's own proxy is not the demo's.
+            .env_remove("http_proxy")
             .envs(env.iter().map(|(key, value)| (*key, value.as_str())))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -45,7 +47,7 @@ impl Process {
             .kill_on_drop(true)
             .process_group(0)
             .spawn()
-            .with_context(|| format!("can't start {}", program.display()))?;
+            .with_context(|| format!("can't start {program}"))?;
         Ok(Self {
             name: name.to_owned(),
             log,

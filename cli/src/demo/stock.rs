@@ -9,7 +9,7 @@ use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
-use super::{mesh::Mesh, process::Process, topology, view::View};
+use super::{mesh::Mesh, process::Process, site::Host, topology, view::View};
 
 /// The service's name.
 pub(crate) const NAME: &str = "stock";
@@ -19,7 +19,7 @@ pub(crate) const HOSTS: [&str; 3] = ["a", "b", "c"];
 /// The running service.
 #[derive(Debug)]
 pub(crate) struct Stock {
-    hosts: Vec<(SocketAddr, Process)>,
+    hosts: Vec<(Process, Host)>,
     policy: PathBuf,
 }
 
@@ -40,39 +40,41 @@ pub(crate) const GOOD: Behaviour = Behaviour {
 
 impl Stock {
     /// Starts the hosts and makes the mesh know them.
-    pub(crate) async fn start(mesh: &Mesh, view: &mut View) -> anyhow::Result<Self> {
+    pub(crate) async fn start(mesh: &mut Mesh, view: &mut View) -> anyhow::Result<Self> {
         view.scene("starting `stock`: three hosts without sidecars");
-        let addresses: [SocketAddr; HOSTS.len()] = topology::free_addresses()?;
-        let mut hosts = Vec::new();
-        for (name, address) in HOSTS.iter().zip(addresses) {
-            let args = [
+        let mut stock = Self {
+            hosts: Vec::new(),
+            policy: PathBuf::from("stock-policy.yaml"),
+        };
+        for name in HOSTS {
+            let host = mesh.site.host(&format!("{NAME}-{name}"))?;
+            let args = vec![
                 "sample-service".to_owned(),
                 format!("--name={NAME}"),
                 format!("--version={name}"),
-                format!("--listen={address}"),
+                format!("--listen={}", host.listen),
             ];
-            let process = mesh.start_outrigger(&format!("{NAME}-{name}"), &args)?;
-            hosts.push((address, process));
+            let process =
+                mesh.start_outrigger(&format!("{NAME}-{name}"), host.exec.clone(), args)?;
+            stock.hosts.push((process, host));
         }
-        for (address, process) in &mut hosts {
-            super::scenes::until("the start of stock", async || {
+        super::scenes::until("the start of stock", async || {
+            for (process, _) in &mut stock.hosts {
                 process.check()?;
-                Ok(tokio::net::TcpStream::connect(*address).await.ok())
-            })
-            .await?;
-        }
+            }
+            Ok(stock.behave(None, GOOD).await.ok())
+        })
+        .await?;
         let mut text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {NAME}\n  namespace: {0}\nspec:\n  ports:\n  - name: http\n    port: 80\n---\napiVersion: outrigger.dev/v1alpha1\nkind: ServiceAddresses\nmetadata:\n  name: {NAME}\n  namespace: {0}\nspec:\n  addresses:\n",
+            "{}---\napiVersion: outrigger.dev/v1alpha1\nkind: ServiceAddresses\nmetadata:\n  name: {NAME}\n  namespace: {}\nspec:\n  addresses:\n",
+            topology::service(NAME, &mesh.site),
             topology::NAMESPACE
         );
-        for address in addresses {
-            writeln!(text, "  - {address}")?;
+        for (_, host) in &stock.hosts {
+            writeln!(text, "  - {}", host.address)?;
         }
         mesh.apply("stock.yaml", &text).await?;
-        Ok(Self {
-            hosts,
-            policy: PathBuf::from("stock-policy.yaml"),
-        })
+        Ok(stock)
     }
 
     /// Puts the service under these policies, and waits until they are live.
@@ -87,11 +89,11 @@ impl Stock {
         name: Option<&str>,
         behaviour: Behaviour,
     ) -> anyhow::Result<()> {
-        for (host, (address, _)) in HOSTS.iter().zip(&self.hosts) {
+        for (host, (_, place)) in HOSTS.iter().zip(&self.hosts) {
             if name.is_none_or(|name| name == *host) {
                 let uri = format!(
-                    "http://{address}/behave?status={}&delay_ms={}",
-                    behaviour.status, behaviour.delay_ms
+                    "http://{}/behave?status={}&delay_ms={}",
+                    place.control, behaviour.status, behaviour.delay_ms
                 );
                 let client = Client::builder(TokioExecutor::new()).build_http();
                 let request = Request::put(uri).body(Empty::<Bytes>::new())?;
@@ -111,13 +113,13 @@ impl Stock {
             .iter()
             .zip(&self.hosts)
             .find(|(host, _)| **host == name)
-            .map(|(_, (address, _))| *address)
+            .map(|(_, (_, place))| place.address)
             .with_context(|| format!("no host {name}"))
     }
 
     /// Stops the hosts.
     pub(crate) async fn stop(self) {
-        for (_, process) in self.hosts {
+        for (process, _place) in self.hosts {
             process.stop().await;
         }
     }

@@ -12,8 +12,10 @@ use anyhow::Context as _;
 use outrigger_base::file;
 use outrigger_mesh::{
     bootstrap::{OTLP_CLUSTER, Sidecar},
-    scope::{Inbound, InboundProtocol, NodeMetadata, Tracing},
+    scope::{NodeMetadata, Tracing},
 };
+
+use super::site::{Home, Site};
 
 /// Where all demo services live.
 pub(crate) const NAMESPACE: &str = "shop";
@@ -39,66 +41,51 @@ pub(crate) struct Workload {
     pub(crate) calls: &'static [&'static str],
     /// One of how many requests is slow.
     pub(crate) slow_every: u64,
-    /// Where the application listens.
-    pub(crate) app: SocketAddr,
-    /// Where its sidecar takes requests for it.
-    pub(crate) inbound: SocketAddr,
-    /// Where its sidecar takes its calls.
-    pub(crate) outbound: SocketAddr,
-    /// Its sidecar's admin endpoint.
-    pub(crate) admin: SocketAddr,
+    /// Where it lives.
+    pub(super) home: Home,
 }
 
 /// The five workloads at the start.
-pub(crate) fn workloads() -> anyhow::Result<Vec<Workload>> {
+pub(super) fn workloads(site: &mut Site) -> anyhow::Result<Vec<Workload>> {
+    let mut workload =
+        |name: &str, [service, version, endpoint_of]: [&'static str; 3], calls, slow_every| {
+            anyhow::Ok(Workload {
+                name: name.to_owned(),
+                service,
+                version,
+                endpoint_of,
+                calls,
+                slow_every,
+                home: site.home(name)?,
+            })
+        };
     Ok(vec![
         workload(
             ENTRY,
-            "storefront",
-            "v1",
-            "storefront",
+            ["storefront", "v1", "storefront"],
             &["reviews", "details"],
             0,
         )?,
-        workload("reviews-v1", "reviews", "v1", "reviews-v1", &[], 0)?,
-        workload("reviews-v2", "reviews", "v2", "reviews-v2", &["ratings"], 0)?,
-        workload(ROLLED, "details", "v1", "details", &[], 0)?,
-        workload("ratings-v1", "ratings", "v1", "ratings", &[], 20)?,
+        workload("reviews-v1", ["reviews", "v1", "reviews-v1"], &[], 0)?,
+        workload(
+            "reviews-v2",
+            ["reviews", "v2", "reviews-v2"],
+            &["ratings"],
+            0,
+        )?,
+        workload(ROLLED, ["details", "v1", "details"], &[], 0)?,
+        workload("ratings-v1", ["ratings", "v1", "ratings"], &[], 20)?,
     ])
 }
 
 /// A replacement for a workload, beside it.
-pub(crate) fn replacement(of: &Workload) -> anyhow::Result<Workload> {
-    workload(
-        &format!("{}-next", of.name),
-        of.service,
-        of.version,
-        of.endpoint_of,
-        of.calls,
-        of.slow_every,
-    )
-}
-
-fn workload(
-    name: &str,
-    service: &'static str,
-    version: &'static str,
-    endpoint_of: &'static str,
-    calls: &'static [&'static str],
-    slow_every: u64,
-) -> anyhow::Result<Workload> {
-    let [app, inbound, outbound, admin] = free_addresses()?;
+pub(super) fn replacement(of: &Workload, site: &mut Site) -> anyhow::Result<Workload> {
+    let name = format!("{}-next", of.name);
+    let home = site.home(&name)?;
     Ok(Workload {
-        name: name.to_owned(),
-        service,
-        version,
-        endpoint_of,
-        calls,
-        slow_every,
-        app,
-        inbound,
-        outbound,
-        admin,
+        name,
+        home,
+        ..of.clone()
     })
 }
 
@@ -129,27 +116,23 @@ pub(crate) fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]
 impl Workload {
     /// What its sidecar starts with.
     pub(crate) fn sidecar(&self, xds: SocketAddr, otlp: SocketAddr, delta: bool) -> Sidecar {
+        let mut metadata = NodeMetadata {
+            namespace: NAMESPACE.to_owned(),
+            workload: self.name.clone(),
+            service: self.service.to_owned(),
+            version: self.version.to_owned(),
+            tracing: Some(Tracing {
+                cluster: OTLP_CLUSTER.to_owned(),
+                sampling: 100,
+            }),
+            ..NodeMetadata::default()
+        };
+        let admin = self.home.introduce(&mut metadata);
         Sidecar {
             id: format!("sidecar~{NAMESPACE}~{}", self.name),
             cluster: self.service.to_owned(),
-            metadata: NodeMetadata {
-                namespace: NAMESPACE.to_owned(),
-                workload: self.name.clone(),
-                service: self.service.to_owned(),
-                version: self.version.to_owned(),
-                outbound: Some(self.outbound),
-                inbound: vec![Inbound {
-                    listen: self.inbound,
-                    app: self.app,
-                    protocol: InboundProtocol::Http1,
-                }],
-                tracing: Some(Tracing {
-                    cluster: OTLP_CLUSTER.to_owned(),
-                    sampling: 100,
-                }),
-                ..NodeMetadata::default()
-            },
-            admin: self.admin,
+            metadata,
+            admin,
             xds,
             otlp: Some(otlp),
             delta,
@@ -162,7 +145,7 @@ impl Workload {
             "sample-service".to_owned(),
             format!("--name={}", self.service),
             format!("--version={}", self.version),
-            format!("--listen={}", self.app),
+            format!("--listen={}", self.home.app),
             format!("--slow-every={}", self.slow_every),
         ];
         args.extend(self.calls.iter().map(|name| format!("--call={name}")));
@@ -170,23 +153,34 @@ impl Workload {
     }
 }
 
+/// The services of the workloads.
+pub(crate) const SERVICES: [&str; 6] = [
+    "storefront",
+    "reviews",
+    "reviews-v1",
+    "reviews-v2",
+    "details",
+    "ratings",
+];
+
+/// The port of each service.
+pub(crate) const PORT: u16 = 80;
+
 /// Writes the files of the services; they do not change but by [`write_addresses`].
-pub(crate) fn write_services(directory: &Path) -> anyhow::Result<()> {
-    let mut text = String::new();
-    for name in [
-        "storefront",
-        "reviews",
-        "reviews-v1",
-        "reviews-v2",
-        "details",
-        "ratings",
-    ] {
-        write!(
-            text,
-            "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\nspec:\n  ports:\n  - name: http\n    port: 80\n"
-        )?;
-    }
+pub(super) fn write_services(directory: &Path, site: &Site) -> anyhow::Result<()> {
+    let text = SERVICES.map(|name| service(name, site)).concat();
     replace(&directory.join("services.yaml"), &text)
+}
+
+/// A service, with an address of its own where clients need one.
+pub(super) fn service(name: &str, site: &Site) -> String {
+    let address = site
+        .service_address(name)
+        .map(|address| format!("  clusterIP: {}\n", address.ip()));
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\nspec:\n{}  ports:\n  - name: http\n    port: {PORT}\n",
+        address.unwrap_or_default()
+    )
 }
 
 /// Writes where each service's workloads are.
@@ -196,7 +190,7 @@ pub(crate) fn write_addresses(directory: &Path, workloads: &[&Workload]) -> anyh
         services
             .entry(workload.endpoint_of)
             .or_default()
-            .push(workload.inbound);
+            .push(workload.home.inbound);
     }
     let mut text = String::new();
     for (service, addresses) in services {

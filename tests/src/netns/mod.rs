@@ -17,7 +17,7 @@ use crate::mesh::ControlPlane;
 
 pub use inject::{Injection, Mode};
 pub use objects::{Port, Service, port};
-pub use peers::{Nginx, Postgres, Redis, installed};
+pub use peers::{Grpc, Nginx, Postgres, Redis, installed};
 pub use pod::Pod;
 pub use smtp::Smtp;
 
@@ -112,5 +112,10 @@ impl Place {
     /// The control plane.
     pub fn mesh(&self) -> Result<&ControlPlane> {
         self.control_plane.as_ref().context("no control plane")
+    }
+
+    /// The control plane, to kill or to restart it.
+    pub fn mesh_mut(&mut self) -> Result<&mut ControlPlane> {
+        self.control_plane.as_mut().context("no control plane")
     }
 }

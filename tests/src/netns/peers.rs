@@ -207,6 +207,43 @@ impl Drop for Postgres {
     }
 }
 
+/// gRPC's own library, as a service and as its client.
+#[derive(Debug)]
+pub struct Grpc {
+    _process: Process,
+}
+
+impl Grpc {
+    /// Starts the service on a port.
+    pub async fn start(pod: &Pod, port: u16) -> Result<Self> {
+        let mut process = pod.start("grpc", &Self::words("serve", &port.to_string())?)?;
+        wait::until("grpc to serve", DEADLINE, async || {
+            process.check_running()?;
+            pod.connect((std::net::Ipv4Addr::LOCALHOST, port).into())
+                .await
+                .map(drop)
+        })
+        .await?;
+        Ok(Self { _process: process })
+    }
+
+    /// The words that run its client, which prints [`Grpc::ANSWER`].
+    pub fn client(target: &str) -> Result<Vec<String>> {
+        Self::words("call", target)
+    }
+
+    /// What the client prints.
+    pub const ANSWER: &str = "hello 01234 INVALID_ARGUMENT\n";
+
+    fn words(what: &str, target: &str) -> Result<Vec<String>> {
+        let python = crate::proxy::venv()?.join("bin/python3");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/grpc_echo.py");
+        let script = script.display().to_string();
+        let python = python.display().to_string();
+        Ok(vec![python, script, what.to_owned(), target.to_owned()])
+    }
+}
+
 /// Redis without files.
 #[derive(Debug)]
 pub struct Redis {

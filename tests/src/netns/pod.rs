@@ -41,6 +41,11 @@ impl Pod {
         }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its addresses: IPv4, IPv6.
     pub fn ips(&self) -> &[IpAddr] {
         self.namespace.addresses()

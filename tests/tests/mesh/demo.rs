@@ -36,6 +36,71 @@ fn the_demo_shows_it_all_and_leaves_nothing_behind() {
     });
 }
 
+/// The same report, from pods whose applications know of no proxy.
+#[cfg(feature = "netns")]
+#[test]
+fn the_demo_runs_in_network_namespaces() {
+    const NAME: &str = "the_demo_runs_in_network_namespaces";
+    if let Err(error) = outrigger_netns::check() {
+        eprintln!("{NAME}: SKIPPED: {error:#}");
+        return;
+    }
+    run_alone(async {
+        let (report, children) = demo(DURATION, &["--netns"]).await?;
+        check(&report)?;
+        let left: Vec<_> = children
+            .iter()
+            .filter(|(id, start)| started(**id).as_ref() == Some(*start))
+            .collect();
+        ensure!(left.is_empty(), "still running: {left:#?}");
+
+        // Interrupted, it leaves nothing behind either.
+        let args = ["demo", "--netns"].map(str::to_owned);
+        let mut demo = Process::start("demo", &proxy::binary("outrigger")?, &args, &[])?;
+        wait::until("the mesh to be there", PATIENCE, async || {
+            demo.check_running()?;
+            let log = demo.log();
+            ensure!(log.contains("call services from a pod"), "{log}");
+            Ok(())
+        })
+        .await?;
+        let children = descendants(demo.id());
+        let mut places = BTreeSet::new();
+        for id in children.keys() {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{id}/{file}"));
+            if read("cmdline")?.contains("sample-service") {
+                let environment = read("environ")?;
+                ensure!(!environment.contains("_proxy="), "{environment:?}");
+                places.insert(fs::read_link(format!("/proc/{id}/ns/net"))?);
+            }
+        }
+        ensure!(places.len() == 5, "{places:?}");
+        ensure!(!namespaces(demo.id()).is_empty(), "no namespaces");
+        demo.signal(nix::sys::signal::Signal::SIGINT)?;
+        let status = demo.wait(PATIENCE).await?;
+        ensure!(status.success(), "{status}: {}", demo.log());
+        let left: Vec<_> = children
+            .iter()
+            .filter(|(id, start)| started(**id).as_ref() == Some(*start))
+            .collect();
+        ensure!(left.is_empty(), "still running: {left:#?}");
+        let left = namespaces(demo.id());
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    });
+}
+
+/// The namespaces that a process has made.
+#[cfg(feature = "netns")]
+fn namespaces(of: u32) -> Vec<String> {
+    let prefix = format!("outrigger-{of}-");
+    let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(&prefix))
+        .collect()
+}
+
 #[test]
 fn scenes_show_what_protects_callers() {
     run_alone(async {

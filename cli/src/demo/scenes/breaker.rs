@@ -59,7 +59,7 @@ pub(super) async fn run(
         rate: 60,
         users: 0,
     };
-    let traffic = Traffic::start(mesh.way_out()?, stock::NAME, &[caller]);
+    let traffic = Traffic::start(mesh.way_out(stock::NAME)?, stock::NAME, &[caller]);
     let slow = Behaviour {
         delay_ms: 400,
         ..GOOD

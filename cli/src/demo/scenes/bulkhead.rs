@@ -75,7 +75,7 @@ pub(super) async fn run(
         rate: 10,
         users: 0,
     }));
-    let traffic = Traffic::start(mesh.way_out()?, stock::NAME, &callers);
+    let traffic = Traffic::start(mesh.way_out(stock::NAME)?, stock::NAME, &callers);
     // The queue fills.
     tokio::time::sleep(time / 4).await;
     for caller in &callers {

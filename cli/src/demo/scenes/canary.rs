@@ -68,7 +68,7 @@ pub(super) async fn run(time: Duration, mesh: &Mesh, view: &mut View) -> anyhow:
         rate: 150,
         users: USERS,
     };
-    let traffic = Traffic::start(mesh.way_out()?, topology::SPLIT, &[caller]);
+    let traffic = Traffic::start(mesh.way_out(topology::SPLIT)?, topology::SPLIT, &[caller]);
     let mut canary = Canary {
         steps: Vec::new(),
         torn: 0,

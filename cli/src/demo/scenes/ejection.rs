@@ -69,7 +69,7 @@ pub(super) async fn run(
         rate: 60,
         users: 0,
     };
-    let traffic = Traffic::start(mesh.way_out()?, stock::NAME, &[caller]);
+    let traffic = Traffic::start(mesh.way_out(stock::NAME)?, stock::NAME, &[caller]);
     tokio::time::sleep(time / 4).await;
     let before = traffic.take(CALLER);
     view.note(&format!("all hosts serve: {:?}", before.versions));

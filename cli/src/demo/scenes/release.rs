@@ -34,7 +34,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let first = [100 - plan.canary, plan.canary];
     let start = Instant::now();
-    let load = Load::start(mesh.entry()?, topology::ENTRY, plan.rate, topology::SPLIT);
+    let load = Load::start(mesh.entry(), topology::ENTRY, plan.rate, topology::SPLIT);
     let scene = plan.time / 5;
 
     load.enter(&label(first));
