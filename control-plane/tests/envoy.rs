@@ -19,7 +19,7 @@ use axum::{
 use kit::{Kit, request};
 use outrigger_mesh::{
     bootstrap::{OTLP_CLUSTER, Sidecar},
-    scope::{Inbound, InboundProtocol, NodeMetadata, Tracing},
+    scope::{Inbound, InboundProtocol, Interception, Mode, NodeMetadata, OutboundPolicy, Tracing},
 };
 
 /// Ends Envoy with the test.
@@ -160,30 +160,37 @@ struct Sidecars {
 
 async fn start_envoy(kit: &Kit, binary: &Path, app: SocketAddr, delta: bool) -> Sidecars {
     let (outbound, inbound) = (free_port().await, free_port().await);
+    let metadata = NodeMetadata {
+        service: "client".to_owned(),
+        outbound: Some(outbound),
+        inbound: vec![Inbound {
+            listen: inbound,
+            app,
+            protocol: InboundProtocol::Auto,
+        }],
+        ..NodeMetadata::default()
+    };
+    Sidecars {
+        outbound,
+        inbound,
+        _envoy: envoy(kit, binary, metadata, delta),
+    }
+}
+
+/// Starts Envoy as a proxy of the namespace `shop`, with spans and an access log.
+fn envoy(kit: &Kit, binary: &Path, metadata: NodeMetadata, delta: bool) -> Envoy {
+    let log = kit.directory.path().join("access.log");
     let sidecar = Sidecar {
         id: "envoy".to_owned(),
         cluster: "client".to_owned(),
         metadata: NodeMetadata {
             namespace: "shop".to_owned(),
-            service: "client".to_owned(),
-            outbound: Some(outbound),
-            inbound: vec![Inbound {
-                listen: inbound,
-                app,
-                protocol: InboundProtocol::Auto,
-            }],
             tracing: Some(Tracing {
                 cluster: OTLP_CLUSTER.to_owned(),
                 sampling: 100,
             }),
-            access_log: Some(
-                kit.directory
-                    .path()
-                    .join("access.log")
-                    .display()
-                    .to_string(),
-            ),
-            ..NodeMetadata::default()
+            access_log: Some(log.display().to_string()),
+            ..metadata
         },
         admin: "127.0.0.1:0".parse().unwrap(),
         xds: kit.addresses.xds,
@@ -207,11 +214,7 @@ async fn start_envoy(kit: &Kit, binary: &Path, app: SocketAddr, delta: bool) -> 
         .stderr(log)
         .spawn()
         .unwrap();
-    Sidecars {
-        outbound,
-        inbound,
-        _envoy: Envoy(child),
-    }
+    Envoy(child)
 }
 
 async fn ask(kit: &Kit, address: SocketAddr, path: &str, headers: &str) -> (u16, String, String) {
@@ -544,5 +547,41 @@ async fn envoy_takes_every_policy() {
         "1 of 1 proxies, 1 of them Envoy, which balances by least request in place of peakEwma"
     );
     assert_eq!(told("RateLimitPolicy/shop/few"), "1 of 1 proxies");
+    kit.stop().await;
+}
+
+/// Every kind of virtual listener, cluster and route table.
+const INTERCEPTED: &str = include_str!("../mesh/tests/golden/intercepted/mesh.yaml");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_takes_the_configuration_of_an_intercepted_pod() {
+    let Some(binary) = envoy_binary() else {
+        println!("skipped: no Envoy under target/venv");
+        return;
+    };
+    let kit = Kit::start(&[("mesh.yaml", INTERCEPTED)]).await;
+    let metadata = NodeMetadata {
+        service: "web".to_owned(),
+        interception: Some(Interception {
+            addresses: vec!["10.1.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            outbound: free_port().await.port(),
+            inbound: free_port().await.port(),
+            mode: Mode::Redirect,
+            outbound_policy: OutboundPolicy::RegistryOnly,
+        }),
+        ..NodeMetadata::default()
+    };
+    let _envoy = envoy(&kit, &binary, metadata, true);
+    let status = kit
+        .api_until("/api/v1/status", |status| {
+            status["totals"]["nacks"] != 0 || status["in_sync"] == 1
+        })
+        .await;
+    assert_eq!(status["totals"]["nacks"], 0, "{status:#}");
+    let listeners = status["proxies"][0]["types"]
+        .as_array()
+        .and_then(|types| types.iter().find(|one| one["type"] == "LDS"))
+        .and_then(|one| one["resources"].as_u64());
+    assert!(listeners > Some(15), "{status:#}");
     kit.stop().await;
 }

@@ -48,6 +48,12 @@ pub struct ProxyView {
     pub workload: String,
     /// The service, if it said.
     pub service: String,
+    /// The pod, if it said.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pod: String,
+    /// The service account that it runs as, if it said.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_account: String,
     /// Where it connects from.
     pub peer: Option<SocketAddr>,
     /// `sotw` or `delta`.
@@ -326,6 +332,8 @@ impl ProxyView {
             namespace: metadata.namespace.clone(),
             workload: metadata.workload.clone(),
             service: metadata.service.clone(),
+            pod: metadata.pod.clone(),
+            service_account: metadata.service_account.clone(),
             peer: entry.info.peer,
             form: entry.info.form.to_string(),
             agent: agent(&entry.info.node),

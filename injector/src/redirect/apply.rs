@@ -2,6 +2,7 @@
 
 use std::{
     io::Write as _,
+    net::Ipv6Addr,
     process::{Command, Stdio},
 };
 
@@ -9,7 +10,7 @@ use anyhow::{Context as _, bail};
 
 use super::{
     Config, Family, MARK, Plan, ROUTE_TABLE, missing_from_iptables, missing_from_nft, plan,
-    restore, script, undo_iptables, undo_nft,
+    plan::PASSTHROUGH_V6, restore, script, undo_iptables, undo_nft,
 };
 
 /// Whose rules.
@@ -42,6 +43,7 @@ pub fn apply(config: &Config, backend: Backend) -> anyhow::Result<()> {
             route(family, plan.needs_route && plan.families.contains(&family))?;
         }
     }
+    loopback(plan.loopback.is_some())?;
     match backend {
         Backend::Nft => {
             run("nft", &["-f", "-"], Some(&script(&plan)))?;
@@ -85,7 +87,7 @@ pub fn undo(backend: Backend) -> anyhow::Result<()> {
             route(family, false)?;
         }
     }
-    Ok(())
+    loopback(false)
 }
 
 /// The rules that should be there and are not.
@@ -114,6 +116,12 @@ pub fn missing(config: &Config, backend: Backend) -> anyhow::Result<Vec<String>>
     };
     if plan.needs_route {
         missing.extend(missing_routes(&plan)?);
+    }
+    if let Some(address) = plan.loopback
+        && loopback_has_ipv6()
+        && !is_on_loopback(address)?
+    {
+        missing.push(format!("ip -6 address: {address}/128 dev lo"));
     }
     Ok(missing)
 }
@@ -184,6 +192,35 @@ fn route(family: Family, wanted: bool) -> anyhow::Result<()> {
         run("ip", &[flag, "route", "flush", "table", &table], None)?;
     }
     Ok(())
+}
+
+/// Gives loopback the address that the sidecar comes from, or takes it away.
+fn loopback(wanted: bool) -> anyhow::Result<()> {
+    if !loopback_has_ipv6() || (!wanted && run("ip", &["-V"], None).is_err()) {
+        return Ok(());
+    }
+    if is_on_loopback(PASSTHROUGH_V6)? != wanted {
+        let verb = if wanted { "add" } else { "del" };
+        let address = format!("{PASSTHROUGH_V6}/128");
+        run("ip", &["-6", "address", verb, &address, "dev", "lo"], None)?;
+    }
+    Ok(())
+}
+
+fn is_on_loopback(address: Ipv6Addr) -> anyhow::Result<bool> {
+    let shown = run(
+        "ip",
+        &["-6", "-oneline", "address", "show", "dev", "lo"],
+        None,
+    )?;
+    let address = format!("{address}/128");
+    Ok(shown.split_whitespace().any(|word| word == address))
+}
+
+/// It may be switched off there alone.
+fn loopback_has_ipv6() -> bool {
+    let switch = std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+    has_ipv6() && switch.is_ok_and(|off| off.trim() == "0")
 }
 
 fn has_ipv6() -> bool {

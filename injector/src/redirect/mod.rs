@@ -24,22 +24,20 @@ pub const SELF_MARK: u32 = 1338;
 /// The routing table that delivers marked packets locally.
 pub const ROUTE_TABLE: u32 = 133;
 
-/// The commands that route marked packets here, for people to read.
+/// The commands that deliver here what would otherwise not be, for people to read.
 pub fn route_commands(plan: &Plan) -> Vec<String> {
-    if !plan.needs_route {
-        return Vec::new();
+    let mut commands = Vec::new();
+    for family in plan.families.iter().filter(|_| plan.needs_route) {
+        let flag = match family {
+            Family::V4 => "-4",
+            Family::V6 => "-6",
+        };
+        commands.extend([
+            format!("ip {flag} rule add fwmark {MARK} lookup {ROUTE_TABLE}"),
+            format!("ip {flag} route replace local default dev lo table {ROUTE_TABLE}"),
+        ]);
     }
-    plan.families
-        .iter()
-        .flat_map(|family| {
-            let flag = match family {
-                Family::V4 => "-4",
-                Family::V6 => "-6",
-            };
-            [
-                format!("ip {flag} rule add fwmark {MARK} lookup {ROUTE_TABLE}"),
-                format!("ip {flag} route replace local default dev lo table {ROUTE_TABLE}"),
-            ]
-        })
-        .collect()
+    let loopback = plan.loopback.iter();
+    commands.extend(loopback.map(|address| format!("ip -6 address add {address}/128 dev lo")));
+    commands
 }

@@ -123,6 +123,8 @@ pub struct Plan {
     pub families: Vec<Family>,
     /// Whether marked packets need a route.
     pub needs_route: bool,
+    /// An address that loopback must have besides its own: IPv4's whole network is there anyway.
+    pub loopback: Option<Ipv6Addr>,
 }
 
 const INBOUND: &str = "OUTRIGGER_INBOUND";
@@ -139,8 +141,10 @@ pub(super) const PREFIX: &str = "OUTRIGGER_";
 /// The source address of connections that the sidecar makes to its own application.
 const PASSTHROUGH: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
-    IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)),
+    IpAddr::V6(PASSTHROUGH_V6),
 ];
+/// Loopback has it only while there are rules.
+pub(super) const PASSTHROUGH_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -176,6 +180,7 @@ pub fn plan(config: &Config) -> Plan {
             )],
             families,
             needs_route: false,
+            loopback: config.ipv6.then_some(PASSTHROUGH_V6),
         },
         Mode::Tproxy => tproxy(config, families),
     };
@@ -268,6 +273,7 @@ fn tproxy(config: &Config, families: Vec<Family>) -> Plan {
         ],
         families,
         needs_route: true,
+        loopback: None,
     }
 }
 

@@ -128,7 +128,7 @@ fn attach_kind<S: PolicySpec + Clone>(
             let outcome = match policy.spec.lapsed() {
                 Some(over) => Err(("Expired", over)),
                 None => targets
-                    .find(&policy.id.namespace, target)
+                    .find(&policy.id.namespace, target, policy.spec.about_requests())
                     .and_then(|found| attached.take(found, &shared)),
             };
             let accepted = match outcome {
@@ -180,10 +180,13 @@ impl Targets<'_> {
         &self,
         namespace: &Arc<str>,
         target: &TargetRef,
+        about_requests: Option<&'static str>,
     ) -> Result<Target, (&'static str, String)> {
         let id = NamespacedName::new(Arc::clone(namespace), target.name.as_str());
         match target.target() {
-            Some(TargetKind::Service) => self.service(id, target.section_name.as_deref()),
+            Some(TargetKind::Service) => {
+                self.service(id, target.section_name.as_deref(), about_requests)
+            }
             Some(TargetKind::HttpRoute) => self.route(id, target.section_name.as_deref()),
             // Refused where the file was read.
             None => Err(("Invalid", format!("{} is not supported", target.kind))),
@@ -194,6 +197,7 @@ impl Targets<'_> {
         &self,
         id: NamespacedName,
         section: Option<&str>,
+        about_requests: Option<&'static str>,
     ) -> Result<Target, (&'static str, String)> {
         let Some(entry) = self.services.get(&id) else {
             return Err(("TargetNotFound", format!("no Service/{id}")));
@@ -207,14 +211,22 @@ impl Targets<'_> {
         };
         let ports = &entry.service().ports;
         match ports.iter().find(|port| *port.name == *section) {
-            Some(port) if port.protocol.is_http() => Ok(Target::Port(ServiceAddress {
-                service: id,
-                port: port.number,
-            })),
-            Some(_) => Err((
-                "Invalid",
-                format!("port '{section}' of Service/{id} is not HTTP"),
-            )),
+            Some(port) => match about_requests.filter(|_| !port.protocol.is_http()) {
+                None => Ok(Target::Port(ServiceAddress {
+                    service: id,
+                    port: port.number,
+                })),
+                Some("") => Err((
+                    "Invalid",
+                    format!("port '{section}' of Service/{id} is not HTTP"),
+                )),
+                Some(field) => Err((
+                    "Invalid",
+                    format!(
+                        "port '{section}' of Service/{id} is not HTTP, and spec.{field} is about requests"
+                    ),
+                )),
+            },
             None => Err((
                 "TargetNotFound",
                 format!("Service/{id} has no port named '{section}'"),

@@ -90,3 +90,53 @@ fn write_addresses<S: Serializer>(addresses: &[IpAddr], serializer: S) -> Result
     let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     serializer.serialize_str(&texts.join(","))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: serde_json::Value) -> Result<Interception, String> {
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn addresses_are_read_as_kubernetes_gives_them() {
+        let both = read(json!({"addresses": "10.1.0.5,fd00::5"})).unwrap();
+        assert_eq!(both.wildcards().len(), 2);
+        assert_eq!((both.outbound, both.inbound), (15001, 15006));
+        let text = serde_json::to_value(&both).unwrap();
+        assert_eq!(text["addresses"], "10.1.0.5,fd00::5");
+        assert_eq!(read(text).unwrap(), both);
+        let v6 = read(json!({"addresses": "fd00::5"})).unwrap();
+        assert_eq!(v6.wildcards(), [IpAddr::V6(Ipv6Addr::UNSPECIFIED)]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for (value, says) in [
+            (json!({}), "missing field `addresses`"),
+            (json!({"addresses": ""}), "must have an address"),
+            (
+                json!({"addresses": "10.1.0.5,pod"}),
+                "'pod' is no IP address",
+            ),
+            (
+                json!({"addresses": "10.1.0.5", "mode": "tun"}),
+                "unknown variant `tun`",
+            ),
+            (
+                json!({"addresses": "10.1.0.5", "outboundPolicy": "deny"}),
+                "unknown variant `deny`",
+            ),
+            (
+                json!({"addresses": "10.1.0.5", "port": 1}),
+                "unknown field `port`",
+            ),
+        ] {
+            let error = read(value.clone()).unwrap_err();
+            assert!(error.contains(says), "{value}: {error}");
+        }
+    }
+}

@@ -52,6 +52,9 @@ const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
 const HTTP_INSPECTOR: &str = "envoy.filters.listener.http_inspector";
 
+/// Has our proxy connect while it waits for a silent client, so that servers that speak first need not.
+const PROTOCOL_CHOICE: &str = "outrigger.protocol_choice";
+
 /// How long a silent client may have its protocol guessed.
 const SNIFFING: Duration = Duration::from_millis(100);
 /// How many hosts of a service are tried for one connection.
@@ -399,6 +402,7 @@ impl Serves {
                     )],
                     listener_filters_timeout: Some(wire::duration(SNIFFING)),
                     continue_on_listener_filters_timeout: true,
+                    metadata: Some(wire::empty_metadata(PROTOCOL_CHOICE)),
                     ..listener
                 }
             }
@@ -446,3 +450,6 @@ fn tcp_chain(
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

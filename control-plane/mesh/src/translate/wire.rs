@@ -79,6 +79,14 @@ pub(super) fn monotone() -> core::Metadata {
     own_metadata("sticky", "monotone")
 }
 
+/// Asks our proxy for what the name alone says, with its defaults.
+pub(super) fn empty_metadata(name: &str) -> core::Metadata {
+    core::Metadata {
+        filter_metadata: [(name.to_owned(), protobuf::Struct::default())].into(),
+        ..Default::default()
+    }
+}
+
 fn own_metadata(key: &str, text: &str) -> core::Metadata {
     core::Metadata {
         filter_metadata: [(OWN.to_owned(), own_fields(key, text))].into(),

@@ -50,6 +50,11 @@ pub trait PolicySpec {
     /// What it is attached to.
     fn targets(&self) -> &[TargetRef];
 
+    /// What of it is about requests, so that it cannot be for a port that is not HTTP; empty if all of it is.
+    fn about_requests(&self) -> Option<&'static str> {
+        Some("")
+    }
+
     /// Why it is no longer in force, if its time is over.
     fn lapsed(&self) -> Option<String> {
         None

@@ -40,6 +40,30 @@ impl PolicySpec for TrafficSpec {
     fn targets(&self) -> &[TargetRef] {
         &self.target_refs
     }
+
+    fn about_requests(&self) -> Option<&'static str> {
+        let connection = self.connection.as_ref();
+        let balancer = self.load_balancer.as_ref();
+        [
+            (self.timeouts.is_some(), "timeouts"),
+            (self.retries.is_some(), "retries"),
+            (self.stickiness.is_some(), "stickiness"),
+            (
+                connection.is_some_and(|connection| connection.idle_timeout.is_some()),
+                "connection.idleTimeout",
+            ),
+            (
+                connection.is_some_and(|one| one.max_requests_per_connection.is_some()),
+                "connection.maxRequestsPerConnection",
+            ),
+            (
+                balancer.is_some_and(|balancer| balancer.consistent_hash.is_some()),
+                "loadBalancer.consistentHash",
+            ),
+        ]
+        .into_iter()
+        .find_map(|(is_set, field)| is_set.then_some(field))
+    }
 }
 
 /// `spec.connection`.
