@@ -26,7 +26,7 @@ pub fn start_slow(delay: Duration) -> Result<SocketAddr> {
     serve(move |stream| serve_http1(stream, delay))
 }
 
-fn serve<F: Future<Output = Result<()>> + Send + 'static>(
+pub(crate) fn serve<F: Future<Output = Result<()>> + Send + 'static>(
     answer: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;

@@ -14,7 +14,8 @@ pub const HOSTS: usize = 20;
 /// How many routes each of them has.
 pub const ROUTES: usize = 10;
 
-const TYPES: &str = "type.googleapis.com/envoy.extensions";
+/// Where the types of Envoy's extensions are.
+pub(crate) const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
 /// How much a proxy does with each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -325,7 +326,7 @@ fn cluster(protocol: Protocol, chain: Chain, name: &str, backends: &[SocketAddr]
     cluster
 }
 
-fn socket(address: SocketAddr) -> Value {
+pub(crate) fn socket(address: SocketAddr) -> Value {
     let (ip, port) = (address.ip().to_string(), address.port());
     json!({"socket_address": {"address": ip, "port_value": port}})
 }

@@ -13,3 +13,4 @@ pub mod report;
 pub mod resilience;
 pub mod run;
 pub mod subject;
+pub mod tcp;

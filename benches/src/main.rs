@@ -1,5 +1,6 @@
 //! The load harness's command line; see the library for what it measures.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use outrigger_benches::report::Report;
 use outrigger_benches::resilience;
 use outrigger_benches::run::{self, Plan};
 use outrigger_benches::subject::Kind;
+use outrigger_benches::tcp::{self, Mode, bare::Bare};
 
 /// Measure proxies beside Envoy.
 #[derive(Debug, Parser)]
@@ -39,9 +41,14 @@ struct Args {
     /// Measure instead what bulkheads and load balancing do under overload and beside a slow host.
     #[arg(long, conflicts_with_all = ["subjects", "chains", "protocols", "idle_filters", "rounds"])]
     resilience: bool,
+    /// Measure instead what connections cost, all of it or only these: bytes passed on, connections made,
+    /// connections kept, and what listener filters add to HTTP.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_missing_value = "relay,connect,idle,intercept",
+        conflicts_with_all = ["chains", "protocols", "idle_filters", "resilience"])]
+    tcp: Option<Vec<Mode>>,
     /// Put typical load on Outrigger and stop it in peace, so that an instrumented build writes its
     /// profile.
-    #[arg(long, conflicts_with_all = ["subjects", "chains", "protocols", "idle_filters", "resilience", "rounds"])]
+    #[arg(long, conflicts_with_all = ["subjects", "chains", "protocols", "idle_filters", "resilience", "tcp", "rounds"])]
     train: bool,
     /// How many rounds.
     #[arg(long)]
@@ -52,6 +59,13 @@ struct Args {
     /// Where to write the JSON report besides; `bench.json` in the target directory by default.
     #[arg(long)]
     output: Option<PathBuf>,
+    /// Be a bare relay, one of those that `--tcp` measures.
+    #[arg(long, hide = true, requires_all = ["listen", "backend"])]
+    bare: Option<Bare>,
+    #[arg(long, hide = true)]
+    listen: Option<SocketAddr>,
+    #[arg(long, hide = true)]
+    backend: Option<SocketAddr>,
 }
 
 fn main() -> ExitCode {
@@ -66,6 +80,9 @@ fn main() -> ExitCode {
 
 #[allow(clippy::print_stdout, reason = "the report is this command's output")]
 fn measure(args: &Args) -> Result<()> {
+    if let (Some(bare), Some(listen), Some(backend)) = (args.bare, args.listen, args.backend) {
+        return bare.run(listen, backend);
+    }
     let (rounds, seconds) = if args.quick { (3, 2.0) } else { (7, 5.0) };
     let plan = Plan {
         subjects: args.subjects.clone(),
@@ -77,9 +94,15 @@ fn measure(args: &Args) -> Result<()> {
         starts: if args.quick { 5 } else { 20 },
     };
     if args.train {
-        return run::train(Duration::from_secs_f64(args.seconds.unwrap_or(3.0)));
+        return run::train(&Plan {
+            duration: Duration::from_secs_f64(args.seconds.unwrap_or(3.0)),
+            ..plan
+        });
     }
-    let (text, json) = if args.resilience {
+    let (text, json) = if let Some(modes) = &args.tcp {
+        let report = tcp::run(&plan, modes)?;
+        (report.to_string(), serde_json::to_string_pretty(&report)?)
+    } else if args.resilience {
         let report = resilience::run(plan.duration)?;
         (report.to_string(), serde_json::to_string_pretty(&report)?)
     } else {

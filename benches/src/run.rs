@@ -15,6 +15,7 @@ use crate::cores::{self, Cores};
 use crate::load::{self, Pace, Protocol};
 use crate::report::{Measured, Report, Scenario, Summary, median};
 use crate::subject::{Kind, Subject};
+use crate::tcp;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -72,9 +73,10 @@ pub fn run(plan: &Plan) -> Result<Report> {
     })
 }
 
-/// Runs Outrigger under each protocol and chain, at saturation and at half of it, and stops it in
-/// peace: an instrumented build writes its profile then.
-pub fn train(duration: Duration) -> Result<()> {
+/// Runs Outrigger under each protocol and chain, at saturation and at half of it, then with bare connections, and
+/// stops it in peace each time: an instrumented build writes its profile then.
+pub fn train(plan: &Plan) -> Result<()> {
+    let duration = plan.duration;
     let cores = Cores::choose()?;
     cores::pin(cores.load)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -93,7 +95,7 @@ pub fn train(duration: Duration) -> Result<()> {
                 subject.stop().await?;
             }
         }
-        Ok(())
+        tcp::train(plan, cores).await
     })
 }
 

@@ -1,10 +1,10 @@
 //! What is measured: Envoy, Outrigger, and others that are installed, each as a proxy from one
 //! listener to one backend.
 
-use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{env, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::config::{self, Chain};
 use crate::load::Protocol;
+use crate::tcp::bare::Bare;
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -97,6 +98,28 @@ impl Subject {
     pub fn spawn_on(kind: Kind, config: impl FnOnce(SocketAddr) -> String) -> Result<Self> {
         let address = free_address()?;
         Self::spawn_with(kind, &config(address), address, tempfile::tempdir()?)
+    }
+
+    /// A bare relay: this program again.
+    pub fn spawn_bare(bare: Bare, backend: SocketAddr) -> Result<Self> {
+        let address = free_address()?;
+        let [listen, backend] = [address, backend].map(|address| address.to_string());
+        let args = [
+            "--bare",
+            bare.name(),
+            "--listen",
+            &listen,
+            "--backend",
+            &backend,
+        ];
+        let args = args.map(str::to_owned);
+        let process = Process::start(bare.name(), &env::current_exe()?, &args, &[])?;
+        Ok(Self {
+            name: bare.name().to_owned(),
+            address,
+            process,
+            _folder: tempfile::tempdir()?,
+        })
     }
 
     fn spawn_with(kind: Kind, text: &str, address: SocketAddr, folder: TempDir) -> Result<Self> {

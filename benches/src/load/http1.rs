@@ -183,7 +183,7 @@ async fn read(
 }
 
 /// Whether the buffer holds a whole reply, and if so, whether it is a 200.
-fn whole_reply(buffer: &[u8]) -> Result<Option<bool>> {
+pub(crate) fn whole_reply(buffer: &[u8]) -> Result<Option<bool>> {
     let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };

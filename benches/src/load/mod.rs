@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 pub(crate) use arrivals::Arrivals;
+pub(crate) use http1::whole_reply;
 
 use crate::config::{Chain, HOSTS, ROUTES};
 

@@ -1,0 +1,269 @@
+//! The load on connections: large transfers both ways, and new connections.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::LocalSet;
+
+use crate::load::{Arrivals, Pace, Sample};
+
+/// How many bytes go each way in one exchange.
+pub(super) const TRANSFER: u64 = 4 << 20;
+/// How many connections carry exchanges.
+pub(super) const CONNECTIONS: usize = 8;
+/// How many connections are made at the same time, at saturation.
+pub(super) const CONNECTING: usize = 32;
+
+const CHUNK: usize = 256 * 1024;
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Takes in everything, without copying it, and tells how much it was so far.
+pub(super) async fn sink(stream: &TcpStream, mut tell: impl FnMut(u64)) -> Result<()> {
+    let mut total = 0;
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        // Of TCP the kernel drops what is truncated.
+        let drop = || Ok(recv(stream.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?);
+        let read = stream.async_io(Interest::READABLE, drop).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        total += u64::try_from(read)?;
+        tell(total);
+    }
+}
+
+/// Sends one transfer for each permit, until there will be no more.
+pub(super) async fn source(stream: &TcpStream, permits: &Semaphore) -> Result<()> {
+    let buffer = vec![7; CHUNK];
+    while let Ok(permit) = permits.acquire().await {
+        permit.forget();
+        let mut left = usize::try_from(TRANSFER)?;
+        while left > 0 {
+            let chunk = &buffer[..left.min(CHUNK)];
+            let write = || {
+                Ok(nix::sys::socket::send(
+                    stream.as_raw_fd(),
+                    chunk,
+                    MsgFlags::empty(),
+                )?)
+            };
+            left -= stream.async_io(Interest::WRITABLE, write).await?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Shared {
+    idle: RefCell<Vec<usize>>,
+    backlog: RefCell<VecDeque<Instant>>,
+    sample: RefCell<Sample>,
+    in_flight: Cell<usize>,
+    ended: Cell<bool>,
+}
+
+impl Shared {
+    async fn settle(&self) -> Result<()> {
+        self.ended.set(true);
+        let settle = tokio::time::timeout(SETTLE, async {
+            while self.in_flight.get() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        settle.await.context("answers are missing")
+    }
+}
+
+/// One connection that carries exchanges.
+struct Line {
+    stream: TcpStream,
+    permits: Semaphore,
+    due: Cell<Instant>,
+}
+
+impl Line {
+    fn begin(&self, shared: &Shared, due: Instant) {
+        self.due.set(due);
+        shared.in_flight.set(shared.in_flight.get() + 1);
+        self.permits.add_permits(1);
+    }
+
+    /// What came back of an exchange is complete.
+    fn complete(&self, index: usize, shared: &Shared, again: bool) {
+        shared.in_flight.set(shared.in_flight.get() - 1);
+        shared.sample.borrow_mut().record(self.due.get());
+        if again {
+            if !shared.ended.get() {
+                self.begin(shared, Instant::now());
+            }
+            return;
+        }
+        let waiting = shared.backlog.borrow_mut().pop_front();
+        match waiting {
+            Some(due) => self.begin(shared, due),
+            None => shared.idle.borrow_mut().push(index),
+        }
+    }
+}
+
+/// Transfers both ways at the same time, on a few connections.
+pub(super) async fn exchange(
+    address: SocketAddr,
+    pace: Pace,
+    duration: Duration,
+) -> Result<Sample> {
+    let shared = Rc::new(Shared::default());
+    let again = matches!(pace, Pace::Saturate);
+    let run = async {
+        let mut lines = Vec::new();
+        let mut tasks = Vec::new();
+        for index in 0..CONNECTIONS {
+            let line = Rc::new(Line {
+                stream: TcpStream::connect(address).await?,
+                permits: Semaphore::new(0),
+                due: Cell::new(Instant::now()),
+            });
+            lines.push(Rc::clone(&line));
+            let shared = Rc::clone(&shared);
+            tasks.push(tokio::task::spawn_local(async move {
+                let mut done = 0;
+                let receive = sink(&line.stream, |total| {
+                    while total / TRANSFER > done {
+                        done += 1;
+                        line.complete(index, &shared, again);
+                    }
+                });
+                tokio::try_join!(receive, source(&line.stream, &line.permits)).map(drop)
+            }));
+        }
+        match pace {
+            Pace::Saturate => {
+                for line in &lines {
+                    line.begin(&shared, Instant::now());
+                }
+                tokio::time::sleep(duration).await;
+            }
+            Pace::Rate(rate) => {
+                shared.idle.borrow_mut().extend(0..lines.len());
+                let mut arrivals = Arrivals::new(rate, duration)?;
+                while let Some(due) = arrivals.next().await? {
+                    let idle = shared.idle.borrow_mut().pop();
+                    match idle {
+                        Some(index) => lines[index].begin(&shared, due),
+                        None => shared.backlog.borrow_mut().push_back(due),
+                    }
+                }
+            }
+        }
+        shared.settle().await?;
+        for task in tasks {
+            ensure!(
+                !task.is_finished(),
+                "a connection was closed: {:?}",
+                task.await?
+            );
+            task.abort();
+        }
+        anyhow::Ok(())
+    };
+    LocalSet::new().run_until(run).await?;
+    finish(&shared)
+}
+
+/// What is said on a new connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message {
+    /// What the client says.
+    pub(super) request: &'static [u8],
+    /// Whether what came is the whole answer, and a good one.
+    pub(super) is_answer: fn(&[u8]) -> Result<Option<bool>>,
+}
+
+/// New connections: each carries one message and its answer, and is closed.
+pub(super) async fn connect(
+    address: SocketAddr,
+    message: Message,
+    pace: Pace,
+    duration: Duration,
+) -> Result<Sample> {
+    let shared = Rc::new(Shared::default());
+    let run = async {
+        match pace {
+            Pace::Saturate => {
+                for _ in 0..CONNECTING {
+                    let shared = Rc::clone(&shared);
+                    tokio::task::spawn_local(async move {
+                        while !shared.ended.get() {
+                            once(address, message, &shared, Instant::now()).await;
+                        }
+                    });
+                }
+                tokio::time::sleep(duration).await;
+            }
+            Pace::Rate(rate) => {
+                let mut arrivals = Arrivals::new(rate, duration)?;
+                while let Some(due) = arrivals.next().await? {
+                    let shared = Rc::clone(&shared);
+                    tokio::task::spawn_local(async move {
+                        once(address, message, &shared, due).await;
+                    });
+                }
+            }
+        }
+        shared.settle().await
+    };
+    LocalSet::new().run_until(run).await?;
+    finish(&shared)
+}
+
+async fn once(address: SocketAddr, message: Message, shared: &Shared, due: Instant) {
+    shared.in_flight.set(shared.in_flight.get() + 1);
+    let said = say(address, message).await;
+    shared.in_flight.set(shared.in_flight.get() - 1);
+    let mut sample = shared.sample.borrow_mut();
+    match said {
+        Ok(true) => sample.record(due),
+        Ok(false) | Err(_) => sample.failed += 1,
+    }
+}
+
+async fn say(address: SocketAddr, message: Message) -> Result<bool> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(message.request).await?;
+    let mut answer = Vec::with_capacity(1024);
+    loop {
+        let read = stream.read_buf(&mut answer).await?;
+        ensure!(read > 0, "closed");
+        if let Some(is_good) = (message.is_answer)(&answer)? {
+            return Ok(is_good);
+        }
+    }
+}
+
+/// Opens this many connections, each with a byte there and back.
+pub(super) async fn open(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+    let mut streams = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"?").await?;
+        stream.read_exact(&mut [0]).await?;
+        streams.push(stream);
+    }
+    Ok(streams)
+}
+
+fn finish(shared: &Shared) -> Result<Sample> {
+    let sample = shared.sample.take();
+    ensure!(sample.done > 0, "nothing was answered");
+    Ok(sample)
+}
