@@ -68,6 +68,11 @@ impl Direction {
         self.end.is_some()
     }
 
+    /// Whether its end was passed on.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end == Some(Ok(()))
+    }
+
     /// Whether the socket at its end is broken.
     pub(super) fn breaks(&self) -> bool {
         self.end == Some(Err(Failed::Writing))

@@ -74,6 +74,17 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// The side that has said all that it has to say, while the other has not: a reset of its socket shows neither in
+    /// reading nor, unless there is something for it, in writing.
+    #[must_use]
+    pub fn listener(&self) -> Option<Side> {
+        match (self.up.has_ended(), self.down.has_ended()) {
+            (true, false) => Some(Side::Downstream),
+            (false, true) => Some(Side::Upstream),
+            _ => None,
+        }
+    }
+
     /// Moves what can be moved. Ready once both ways are closed or a side is broken; the calling task is
     /// woken when there may be more to do.
     pub fn poll(

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -23,7 +23,8 @@ pub enum Speaks {
     Resets,
     /// The same, but it answers before.
     AnswersAndResets,
-    /// When something comes: how the connection before this one ended, once it has.
+    /// When something comes: how the connection before this one ended, once it has. After `hold` it does not close
+    /// its own half.
     Ends,
 }
 
@@ -90,10 +91,16 @@ async fn tell_ends(
         let before = before.await.unwrap_or("first");
         stream.write_all(before.as_bytes()).await?;
     }
+    let mut holds = false;
     let ended = loop {
         match stream.read(&mut buffer).await {
+            // It is asked not to close its half: then only a reset can be the end.
+            Ok(0) if holds => {
+                while !stream.ready(Interest::ERROR).await?.is_error() {}
+                break "reset at last";
+            }
             Ok(0) => break "closed",
-            Ok(_) => {}
+            Ok(length) => holds |= buffer.starts_with(b"hold") && length >= 4,
             Err(_) => break "reset",
         }
     };

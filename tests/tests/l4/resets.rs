@@ -31,6 +31,19 @@ fn a_reset_stays_a_reset_and_what_was_said_before_arrives() -> Result<()> {
         .await?;
         ensure!(&*end == b"closed<closed>", "{end:?}");
 
+        // Envoy does not see this one, and keeps the host's connection.
+        let hold = Step::Send("hold".to_owned());
+        let held = [
+            hi(),
+            said("closed"),
+            hold,
+            Step::Finish,
+            Step::PauseMs(100),
+            Step::Reset,
+        ];
+        talk(address, &held, LIMIT).await?;
+        talk(address, &[hi(), said("reset")], LIMIT).await?;
+
         // Envoy takes the answer back with the reset.
         let answers = TcpHost::start("answers", Speaks::AnswersAndResets).await?;
         let proxy = relay(answers.address(), json!({})).await?;

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::{net::TcpStream, task::spawn_local};
+use tokio::{io::Interest, net::TcpStream, task::spawn_local};
 
 use super::{
     TcpProxyRuntime,
@@ -162,6 +162,15 @@ impl Meter for Count<'_> {
     }
 }
 
+/// Ends when a socket is reset.
+async fn until_broken(socket: &TcpStream) {
+    while socket
+        .ready(Interest::ERROR)
+        .await
+        .is_ok_and(|ready| !ready.is_error())
+    {}
+}
+
 /// Counts the connection while it lives, and writes its record at the end.
 struct Guard {
     cx: Rc<Connection>,
@@ -208,20 +217,34 @@ impl Guard {
         };
         let mut relay = Relay::default();
         let mut idle_since = Instant::now();
-        let end = poll_fn(|task| {
-            if is_broken {
-                return Poll::Ready(Ok(End::Broken(Side::Upstream)));
-            }
-            cx.bell.remember(task.waker());
-            if let Poll::Ready(end) = relay.poll(task, &stream, &upstream.stream, &count) {
-                return Poll::Ready(Ok(end));
-            }
-            if count.moved.take() {
-                idle_since = Instant::now();
-            }
-            cx.poll_expired(&mut timer, Some(idle_since), task).map(Err)
-        })
-        .await;
+        let end = {
+            // Only what is half closed is watched for this.
+            let mut breaks = None;
+            poll_fn(|task| {
+                if is_broken {
+                    return Poll::Ready(Ok(End::Broken(Side::Upstream)));
+                }
+                cx.bell.remember(task.waker());
+                if let Poll::Ready(end) = relay.poll(task, &stream, &upstream.stream, &count) {
+                    return Poll::Ready(Ok(end));
+                }
+                if let Some(side) = relay.listener() {
+                    let socket = match side {
+                        Side::Downstream => &stream,
+                        Side::Upstream => &upstream.stream,
+                    };
+                    let breaks = breaks.get_or_insert_with(|| Box::pin(until_broken(socket)));
+                    if breaks.as_mut().poll(task).is_ready() {
+                        return Poll::Ready(Ok(End::Broken(side)));
+                    }
+                }
+                if count.moved.take() {
+                    idle_since = Instant::now();
+                }
+                cx.poll_expired(&mut timer, Some(idle_since), task).map(Err)
+            })
+            .await
+        };
         let by_us = match end {
             Ok(End::Closed(last)) => last == Side::Downstream,
             // What was cut off is not to look as if it had ended: the other side is reset too, and if that
