@@ -547,3 +547,50 @@ async fn http2_connections_that_end_are_replaced() {
     })
     .await;
 }
+
+fn tcp(pools: &Pools, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Rc<tcp::Pool> {
+    pools.tcp(cluster, host, Priority::Default).unwrap()
+}
+
+#[tokio::test]
+async fn a_cluster_may_change_while_a_connection_is_made() {
+    local(async {
+        let (_server, address) = Server::start(None).await;
+        let (pools, cluster) = (Pools::default(), testing::cluster(http1(address)));
+        let host = host(&pools, &cluster);
+        let pool = tcp(&pools, &cluster, &host);
+        let mut connecting = std::pin::pin!(pool.connect());
+        assert!(futures_util::poll!(connecting.as_mut()).is_pending());
+        // A new version of the cluster that has the host too.
+        let registry = crate::telemetry::stats::Registry::new(1);
+        let newer = Cluster::new(Arc::new(http1(address)), &registry, Some(&cluster));
+        tcp(&pools, &newer, &host);
+        connecting.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_used_carried_no_request() {
+    local(async {
+        let (_server, address) = Server::start(None).await;
+        let (pools, cluster) = (Pools::default(), testing::cluster(http1(address)));
+        let pool = tcp(&pools, &cluster, &host(&pools, &cluster));
+        drop(pool.connect().await.unwrap());
+        let stats = &cluster.stats;
+        assert_eq!(stats.upstream_rq_total.value(), 0);
+        assert_eq!(stats.upstream_cx_destroy_local.value(), 1);
+        assert_eq!(stats.upstream_cx_destroy_with_active_rq.value(), 0);
+
+        let mut used = pool.connect().await.unwrap();
+        used.begin();
+        assert_eq!(stats.upstream_rq_active.value(), 1);
+        used.end(false);
+        assert_eq!(stats.upstream_rq_total.value(), 1);
+        assert_eq!(stats.upstream_cx_destroy_remote.value(), 1);
+        assert_eq!(stats.upstream_cx_total.value(), 2);
+        assert_eq!(stats.upstream_cx_active.value(), 0);
+        assert_idle(&cluster);
+    })
+    .await;
+}
