@@ -12,8 +12,9 @@ use clap::{Parser, ValueEnum};
     about,
     after_help = "\
 Signals: SIGTERM stops listening and drains (HTTP/1 `connection: close`, HTTP/2 GOAWAY) until all \
-connections have ended or the drain time is over; a second one, or SIGINT, ends at once. SIGUSR1 opens \
-access-log files anew.
+connections have ended or the drain time is over; where listeners have a traffic_direction, only the inbound \
+ones do so at first, and outbound ones work until the last connection has ended. A second one, or SIGINT, \
+ends at once. SIGUSR1 opens access-log files anew.
 
 Exit status: 0 done, 1 failed, 2 usage."
 )]

@@ -142,7 +142,10 @@ impl Proxy {
         let config_path = folder.path().join("bootstrap.yaml");
         let admin_path = folder.path().join("admin-address");
         fs::write(&config_path, config)?;
-        let mut args: Vec<String> = ["--drain-time-s", "2"].map(str::to_owned).to_vec();
+        let mut args: Vec<String> = Vec::new();
+        if !more_args.contains(&"--drain-time-s") {
+            args.extend(["--drain-time-s", "2"].map(str::to_owned));
+        }
         if !more_args.contains(&"--concurrency") {
             args.extend(["--concurrency", "1"].map(str::to_owned));
         }

@@ -235,3 +235,158 @@ fn config(upstream: &Upstream) -> String {
     })
     .to_string()
 }
+
+/// The proxy of a pod, whose listeners have directions, and one client of each.
+struct Pod {
+    proxy: Proxy,
+    inbound: SocketAddr,
+    outbound: SocketAddr,
+    page: SocketAddr,
+    /// To the application by HTTP, and as a relay of bytes.
+    to_app: Http1,
+    relayed: Http1,
+    from_app: Http1,
+}
+
+impl Pod {
+    async fn start(upstream: &Upstream, drain_time: &str) -> Result<Self> {
+        let args = ["--drain-time-s", drain_time];
+        let folder = tempfile::tempdir()?;
+        let config = pod_config(upstream);
+        let proxy = Proxy::start_in(Kind::Outrigger, &config, folder, &args).await?;
+        let (inbound, outbound) = (proxy.listener("in").await?, proxy.listener("out").await?);
+        let connect = async |address| {
+            let mut connection = Http1::connect(address).await?;
+            goes_on(&mut connection).await?;
+            anyhow::Ok(connection)
+        };
+        let pod = Self {
+            to_app: connect(inbound).await?,
+            relayed: connect(proxy.listener("in-tcp").await?).await?,
+            from_app: connect(outbound).await?,
+            page: proxy.listener("page").await?,
+            proxy,
+            inbound,
+            outbound,
+        };
+        upstream.take_received();
+        Ok(pod)
+    }
+
+    async fn ends(&mut self) -> Result<()> {
+        let status = self.proxy.process().wait(Duration::from_secs(10)).await?;
+        ensure!(status.success(), "{status}:\n{}", self.proxy.log());
+        Ok(())
+    }
+}
+
+/// No answer comes over it any more.
+async fn is_closed(connection: &mut Http1) -> Result<()> {
+    let reply = connection.send(quick()).await;
+    ensure!(
+        !matches!(&reply, Ok(reply) if reply.status != 0),
+        "{reply:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pods_proxy_takes_nothing_in_and_lets_out_to_the_last() -> Result<()> {
+    block_on(async {
+        let upstream = Upstream::start("a").await?;
+        let mut pod = Pod::start(&upstream, "600").await?;
+        let mut busy = Http1::connect(pod.inbound).await?;
+        let reply = tokio::spawn(async move { busy.send(slow()).await });
+        terminate_in_flight(&pod.proxy, &upstream).await?;
+        // What came in is finished, and nothing more comes.
+        refused(pod.inbound).await?;
+        let reply = reply.await??;
+        served(&reply)?;
+        ensure!(reply.header("connection") == Some("close"), "{reply:?}");
+        is_told_to_go(pod.to_app).await?;
+        // What goes out goes on, also anew; our own pages are there, and the pod is not ready.
+        goes_on(&mut pod.from_app).await?;
+        goes_on(&mut Http1::connect(pod.outbound).await?).await?;
+        goes_on(&mut Http1::connect(pod.page).await?).await?;
+        let ready = pod.proxy.admin_get("/ready").await?;
+        ensure!(ready.text() == "DRAINING\n", "{ready:?}");
+        // Bytes that are relayed cannot be told to go: they count to their end.
+        drop(pod.from_app);
+        goes_on(&mut pod.relayed).await?;
+        drop(pod.relayed);
+        let status = pod.proxy.process().wait(Duration::from_secs(10)).await?;
+        ensure!(status.success(), "{status}:\n{}", pod.proxy.log());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pods_proxy_ends_with_the_drain_time_at_the_latest() -> Result<()> {
+    block_on(async {
+        let upstream = Upstream::start("a").await?;
+        let mut pod = Pod::start(&upstream, "1").await?;
+        pod.proxy.terminate()?;
+        pod.ends().await?;
+        is_closed(&mut pod.from_app).await?;
+        is_closed(&mut pod.relayed).await
+    })
+}
+
+#[test]
+fn quitquitquit_ends_in_order_and_at_once_when_asked_twice() -> Result<()> {
+    block_on(async {
+        let upstream = Upstream::start("a").await?;
+        let mut pod = Pod::start(&upstream, "600").await?;
+        post(&pod.proxy, "/quitquitquit").await?;
+        refused(pod.inbound).await?;
+        goes_on(&mut pod.from_app).await?;
+        post(&pod.proxy, "/quitquitquit").await?;
+        pod.ends().await?;
+        is_closed(&mut pod.from_app).await
+    })
+}
+
+#[test]
+fn quitquitquit_finishes_what_has_begun_without_directions_too() {
+    check(async |proxy, upstream| {
+        let address = proxy.listener("main").await?;
+        let mut connection = Http1::connect(address).await?;
+        let reply = tokio::spawn(async move { connection.send(slow()).await });
+        wait::until("the request", Duration::from_secs(5), async || {
+            ensure!(upstream.pending() > 0, "not yet");
+            Ok(())
+        })
+        .await?;
+        post(proxy, "/quitquitquit").await?;
+        served(&reply.await??)
+    });
+}
+
+/// Listeners to and from an application, one without a direction, and one that passes bytes on.
+fn pod_config(upstream: &Upstream) -> String {
+    let mut config: serde_json::Value =
+        serde_json::from_str(&config(upstream)).expect("it was written as JSON");
+    let template = config["static_resources"]["listeners"][0].clone();
+    let listener = |name: &str, direction: &str| {
+        let mut listener = template.clone();
+        listener["name"] = name.into();
+        listener["traffic_direction"] = direction.into();
+        listener
+    };
+    let mut relay = listener("in-tcp", "INBOUND");
+    relay["filter_chains"][0]["filters"][0] = json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": "relay",
+            "cluster": "a",
+        },
+    });
+    config["static_resources"]["listeners"] = json!([
+        listener("in", "INBOUND"),
+        listener("out", "OUTBOUND"),
+        listener("page", "UNSPECIFIED"),
+        relay,
+    ]);
+    config.to_string()
+}

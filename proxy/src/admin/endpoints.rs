@@ -139,7 +139,11 @@ const ENDPOINTS: &[Endpoint] = &[
         )],
     ),
     read("/memory", "print current allocation/heap usage", &[]),
-    write("/quitquitquit", "exit the server", &[]),
+    write(
+        "/quitquitquit",
+        "drain and exit the server; at once when asked twice",
+        &[],
+    ),
     read(
         "/ready",
         "print server state, return 200 if LIVE, otherwise return 503",

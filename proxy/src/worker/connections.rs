@@ -4,13 +4,16 @@ use std::{
     cell::{Cell, RefCell},
     fmt::Debug,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::Waker,
     time::Instant,
 };
 
 use super::Worker;
-use crate::listener::Active;
+use crate::{config::listener::TrafficDirection, listener::Active};
 
 /// A connection from a client, whatever it speaks.
 pub trait Connection: Debug {
@@ -78,20 +81,49 @@ impl Bell {
     }
 }
 
+/// How many connections to and from the application a worker has. It alone writes, the main thread reads:
+/// workers do not share its cache line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Busy(AtomicUsize);
+
+impl Busy {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.0.load(Relaxed) == 0
+    }
+}
+
 /// Every open connection.
 #[derive(Debug, Default)]
 pub struct Connections {
     slots: RefCell<Vec<Option<Rc<dyn Connection>>>>,
     free: RefCell<Vec<usize>>,
     count: Cell<usize>,
+    /// Those of listeners with a direction.
+    busy: Arc<Busy>,
     /// Who waits for the last one to end.
     empty: RefCell<Option<Waker>>,
 }
 
 impl Connections {
+    /// None yet; `busy` follows.
+    #[must_use]
+    pub fn counted(busy: Arc<Busy>) -> Self {
+        Self {
+            busy,
+            ..Self::default()
+        }
+    }
+
     /// Adds a connection; the key removes it.
     pub fn insert(&self, connection: Rc<dyn Connection>) -> usize {
         self.count.set(self.count.get() + 1);
+        if is_of_application(&*connection) {
+            let busy = self.busy.0.load(Relaxed);
+            self.busy.0.store(busy + 1, Relaxed);
+        }
         let connection = Some(connection);
         let mut slots = self.slots.borrow_mut();
         if let Some(key) = self.free.borrow_mut().pop()
@@ -107,7 +139,11 @@ impl Connections {
     /// Removes a connection.
     pub fn remove(&self, key: usize) {
         let removed = self.slots.borrow_mut().get_mut(key).and_then(Option::take);
-        if removed.is_some() {
+        if let Some(removed) = removed {
+            if is_of_application(&*removed) {
+                let busy = self.busy.0.load(Relaxed);
+                self.busy.0.store(busy.saturating_sub(1), Relaxed);
+            }
             self.free.borrow_mut().push(key);
             self.count.set(self.count.get() - 1);
             if self.count.get() == 0
@@ -157,4 +193,9 @@ impl Connections {
         })
         .await;
     }
+}
+
+/// Whether it comes to the application or from it.
+fn is_of_application(connection: &dyn Connection) -> bool {
+    connection.listener().config.direction != TrafficDirection::Unspecified
 }

@@ -1,4 +1,4 @@
-//! `/drain_listeners`: which listeners have stopped, and whose clients are told to go elsewhere.
+//! `/drain_listeners` and the end: which listeners have stopped, and whose clients are told to go elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub struct Drain {
     pub leaving: Option<(Scope, Instant)>,
     /// These listen no more. What they accepted goes on.
     pub stopped: Option<Scope>,
+    /// The process ends: clients of these are told to go at once.
+    pub ending: Option<Scope>,
 }
 
 impl Scope {
@@ -47,6 +49,9 @@ impl Drain {
         time: Duration,
         random: impl FnOnce() -> u64,
     ) -> bool {
+        if self.ending.is_some_and(|scope| scope.covers(direction)) {
+            return true;
+        }
         let Some((scope, since)) = self.leaving else {
             return false;
         };
@@ -68,7 +73,7 @@ mod tests {
         let told = |scope, direction, seconds| {
             let drain = Drain {
                 leaving: Some((scope, since)),
-                stopped: None,
+                ..Drain::default()
             };
             let now = since + Duration::from_secs(seconds);
             (0..100)
@@ -83,6 +88,12 @@ mod tests {
         assert_eq!(told(Scope::Inbound, inbound, 100), 100);
         assert_eq!(told(Scope::Inbound, TrafficDirection::Outbound, 100), 0);
         assert_eq!(told(Scope::Inbound, TrafficDirection::Unspecified, 100), 0);
+        let ending = Drain {
+            ending: Some(Scope::Inbound),
+            ..Drain::default()
+        };
+        assert!(ending.tells_to_go(inbound, since, time, || 0));
+        assert!(!ending.tells_to_go(TrafficDirection::Outbound, since, time, || 0));
         let nothing = Drain::default();
         assert!(!nothing.tells_to_go(inbound, since + time, time, || 0));
     }

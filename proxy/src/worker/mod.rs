@@ -26,7 +26,7 @@ use std::{
 use http::HeaderValue;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-pub use connections::{Bell, Connection, Connections, Open};
+pub use connections::{Bell, Busy, Connection, Connections, Open};
 pub use drain::{Drain, Scope};
 pub use run::{Phase, Settings, spawn};
 pub use timer::{Elapsed, Timer, Timers};
@@ -83,11 +83,12 @@ impl Worker {
         drain_time: Duration,
         snapshot: Arc<Snapshot>,
         is_failing_health_checks: Arc<AtomicBool>,
+        busy: Arc<Busy>,
     ) -> Self {
         Self {
             index,
             pools: Pools::default(),
-            connections: Connections::default(),
+            connections: Connections::counted(busy),
             learned: Learned::default(),
             timers: Timers::default(),
             drain_time,
@@ -117,11 +118,11 @@ impl Worker {
         self.is_failing_health_checks.load(Ordering::Relaxed)
     }
 
-    /// Whether a client of a listener of this direction is to go (`/drain_listeners?graceful`).
+    /// Whether a client of a listener of this direction is to go (`/drain_listeners?graceful`, or the end).
     #[must_use]
     pub fn tells_to_go(&self, direction: TrafficDirection) -> bool {
         let drain = self.drain.get();
-        drain.leaving.is_some()
+        (drain.leaving.is_some() || drain.ending.is_some())
             && drain.tells_to_go(direction, Instant::now(), self.drain_time, || self.random())
     }
 

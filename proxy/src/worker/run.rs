@@ -14,7 +14,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Drain, Scope, Worker, accept::Acceptor};
+use super::{Busy, Drain, Scope, Worker, accept::Acceptor};
 use crate::{listener::Active, snapshot::Snapshot, telemetry::stats};
 
 /// What the process is doing, as workers see it.
@@ -41,11 +41,15 @@ pub struct Settings {
     pub is_failing_health_checks: Arc<AtomicBool>,
 }
 
-/// Starts the thread of worker `index` (from 1).
+/// Starts the thread of worker `index` (from 1), which says by `busy` whether it is.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
-pub fn spawn(index: usize, settings: Settings) -> io::Result<thread::JoinHandle<io::Result<()>>> {
+pub fn spawn(
+    index: usize,
+    settings: Settings,
+    busy: Arc<Busy>,
+) -> io::Result<thread::JoinHandle<io::Result<()>>> {
     thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
@@ -53,12 +57,12 @@ pub fn spawn(index: usize, settings: Settings) -> io::Result<thread::JoinHandle<
             let runtime = Builder::new_current_thread()
                 .enable_all()
                 .build_local(LocalOptions::default())?;
-            runtime.block_on(run(index, settings));
+            runtime.block_on(run(index, settings, busy));
             Ok(())
         })
 }
 
-async fn run(index: usize, settings: Settings) {
+async fn run(index: usize, settings: Settings, busy: Arc<Busy>) {
     let Settings {
         drain_time,
         mut snapshots,
@@ -66,7 +70,7 @@ async fn run(index: usize, settings: Settings) {
         is_failing_health_checks,
     } = settings;
     let first = Arc::clone(&snapshots.borrow_and_update());
-    let worker = Worker::new(index, drain_time, first, is_failing_health_checks);
+    let worker = Worker::new(index, drain_time, first, is_failing_health_checks, busy);
     let worker = Rc::new(worker);
     let mut acceptors = Vec::new();
     enter(&worker, &mut acceptors, *phase.borrow_and_update());
@@ -178,6 +182,10 @@ fn enter(worker: &Rc<Worker>, acceptors: &mut Vec<Acceptor>, phase: Phase) {
     }
     if !matches!(phase, Phase::Running(_)) {
         worker.connections.drain(|_| true);
+    } else if let Some(scope) = drain.ending {
+        worker
+            .connections
+            .drain(|listener| scope.covers(listener.config.direction));
     }
 }
 

@@ -78,7 +78,7 @@ impl TestWorker {
             registry,
             publisher,
             phase,
-            thread: Some(spawn(1, settings).unwrap()),
+            thread: Some(spawn(1, settings, Arc::default()).unwrap()),
         }
     }
 

@@ -1,4 +1,6 @@
-//! The process: build, run, drain, in that order. The only file that knows all modules.
+//! The process: build, run, drain, in that order. The only place that knows all modules.
+
+mod life;
 
 use std::{
     cell::Cell,
@@ -9,7 +11,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -17,7 +19,6 @@ use clap::ValueEnum as _;
 use tokio::{
     net::TcpListener,
     runtime::LocalOptions,
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::spawn_local,
 };
@@ -35,12 +36,9 @@ use crate::{
         stats::Registry,
     },
     upstream::{self, Cluster, dns::Resolver, health, outlier},
-    worker::{self, Drain, Phase, Scope},
+    worker::{self, Busy, Phase},
     xds::{self, Control},
 };
-
-/// How long the last access-log lines and spans may take.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Does what the command line says.
 #[must_use]
@@ -104,6 +102,9 @@ fn serve(args: &Args) -> anyhow::Result<()> {
 struct App {
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<io::Result<()>>>,
+    /// Whether each of them has connections to or from the application.
+    busy: Vec<Arc<Busy>>,
+    publisher: Publisher,
     access_logs: AccessLogs,
     exporters: Exporters,
     admin: Rc<admin::Context>,
@@ -165,15 +166,17 @@ impl App {
             phase: phases,
             is_failing_health_checks: Arc::clone(&is_failing_health_checks),
         };
-        let workers = (1..=workers)
-            .map(|index| worker::spawn(index, settings.clone()))
+        let busy: Vec<Arc<Busy>> = (0..workers).map(|_| Arc::default()).collect();
+        let workers = (1..)
+            .zip(&busy)
+            .map(|(index, busy)| worker::spawn(index, settings.clone(), Arc::clone(busy)))
             .collect::<io::Result<Vec<_>>>()
             .context("cannot start the workers")?;
         let (admin, admin_commands) = start_admin(
             args,
             &bootstrap,
             registry,
-            publisher,
+            publisher.clone(),
             access_logs.clone(),
             handle,
             is_failing_health_checks,
@@ -182,85 +185,14 @@ impl App {
         Ok(Self {
             phase,
             workers,
+            busy,
+            publisher,
             access_logs,
             exporters,
             admin,
             commands: admin_commands,
             drain_time: args.drain_time(),
         })
-    }
-
-    /// Runs until a signal, then drains.
-    async fn run(mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut reopen = signal(SignalKind::user_defined1())?;
-        let mut next = Phase::Draining;
-        let mut drain = Drain::default();
-        // When listeners that drain gracefully stop, and which.
-        let mut stop: Option<(Instant, Scope)> = None;
-        loop {
-            tokio::select! {
-                () = sleep_until(stop.map(|(at, _)| at)) => {
-                    drain.stopped = drain.stopped.max(stop.take().map(|(_, scope)| scope));
-                    self.phase.send_replace(Phase::Running(drain));
-                }
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => {
-                    next = Phase::Stopped;
-                    break;
-                }
-                _ = reopen.recv() => self.access_logs.reopen(),
-                Some(command) = self.commands.recv() => match command {
-                    admin::Command::Quit => {
-                        next = Phase::Stopped;
-                        break;
-                    }
-                    admin::Command::DrainListeners { graceful, inbound_only, skip_exit } => {
-                        let scope = if inbound_only { Scope::Inbound } else { Scope::All };
-                        if !graceful {
-                            drain.stopped = drain.stopped.max(Some(scope));
-                        } else if drain.leaving.is_none() {
-                            // Draining goes on, whatever is asked for later, as in Envoy.
-                            let now = Instant::now();
-                            drain.leaving = Some((scope, now));
-                            stop = (!skip_exit).then_some((now + self.drain_time, scope));
-                        }
-                        self.phase.send_replace(Phase::Running(drain));
-                    }
-                },
-            }
-        }
-        self.admin.set_lifecycle(Lifecycle::Draining);
-        if next == Phase::Draining {
-            tracing::info!(drain_time_s = self.drain_time.as_secs(), "draining");
-        }
-        self.phase.send_replace(next);
-        let mut ended = tokio::task::spawn_blocking(move || join(self.workers));
-        let ended = tokio::select! {
-            ended = &mut ended => ended,
-            () = async {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                    () = tokio::time::sleep(self.drain_time) => {}
-                }
-            } => {
-                self.phase.send_replace(Phase::Stopped);
-                ended.await
-            }
-        };
-        self.exporters.flush(LAST_WORDS).await;
-        self.access_logs.flush(LAST_WORDS);
-        ended.context("a worker could not be waited for")?
-    }
-}
-
-/// Ends at that moment; never without one.
-async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -374,17 +306,6 @@ async fn flush_stats(registry: Registry, interval: Duration) {
         ticks.tick().await;
         registry.flush();
     }
-}
-
-/// Waits for the workers.
-fn join(workers: Vec<JoinHandle<io::Result<()>>>) -> anyhow::Result<()> {
-    for worker in workers {
-        match worker.join() {
-            Ok(result) => result.context("a worker failed")?,
-            Err(_) => bail!("a worker panicked"),
-        }
-    }
-    Ok(())
 }
 
 fn listed(errors: Vec<crate::convert::ConfigError>) -> anyhow::Error {
