@@ -231,9 +231,9 @@ fn connections_go_to_the_sidecar_and_back() -> Result<()> {
                 "--exclude-outbound-ports=81",
             ];
             let flags = [flags.as_slice(), &["--exclude-inbound-ports=8081"]].concat();
-            for _ in 0..2 {
-                place.redirect(&flags)?;
-            }
+            place.redirect(&flags)?;
+            let report = place.redirect(&[flags.as_slice(), &["--then-verify"]].concat())?;
+            ensure!(report.matches("keeps its address").count() == 2, "{report}");
             for (pod, outside) in ADDRESSES {
                 let all = if pod.contains(':') { "::" } else { "0.0.0.0" };
                 if mode == "tproxy" && pod.contains(':') {
@@ -337,6 +337,15 @@ fn verification_names_what_is_missing() -> Result<()> {
             "{text}"
         );
         ensure!(text.contains("keeps its address"), "{text}");
+        // The one who verifies is root.
+        let flags = [
+            "--backend",
+            backend,
+            "--then-verify",
+            "--exclude-outbound-users=0",
+        ];
+        let report = place.redirect(&flags)?;
+        ensure!(report.contains("user 0, as whom this runs"), "{report}");
         place.redirect(&["--backend", backend, "--undo"])?;
         let Err(error) = place.redirect(&["--backend", backend, "--verify"]) else {
             bail!("{backend}: missing rules were not found");

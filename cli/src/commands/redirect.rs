@@ -33,6 +33,10 @@ pub(crate) struct Args {
     #[arg(long)]
     verify: bool,
 
+    /// Set the rules, and then prove them
+    #[arg(long, conflicts_with_all = ["dry_run", "undo", "verify"])]
+    then_verify: bool,
+
     /// Whose rules [default: nft where it is installed, and with --dry-run]
     #[arg(long)]
     backend: Option<Tool>,
@@ -166,7 +170,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.verify {
         apply::apply(&config, backend)?;
         eprintln!("rules set");
-        return Ok(ExitCode::SUCCESS);
+        if !args.then_verify {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
     let report = verify(&config, backend)?;
     for line in &report.proven {

@@ -3,6 +3,7 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::MetadataExt as _,
     time::{Duration, Instant},
 };
 
@@ -62,6 +63,13 @@ fn outbound(config: &Config, family: Family, report: &mut Report) {
         ));
         return;
     }
+    if let Some(who) = is_left_alone(config) {
+        let name = name(family);
+        report.untried.push(format!(
+            "outbound {name}: connections of {who}, as whom this runs, are left alone"
+        ));
+        return;
+    }
     let loopback: IpAddr = match family {
         Family::V4 => Ipv4Addr::LOCALHOST.into(),
         Family::V6 => Ipv6Addr::LOCALHOST.into(),
@@ -84,6 +92,9 @@ fn outbound(config: &Config, family: Family, report: &mut Report) {
                 "outbound to {target}: no route leads there ({error})"
             ));
         }
+        (Err(error), _) if !config.exclude_interfaces.is_empty() => report.untried.push(format!(
+            "outbound to {target}: it may leave by an interface that is left alone ({error})"
+        )),
         (Err(error), _) => report.wrong.push(format!(
             "outbound to {target} does not get to port {}: {error}",
             config.outbound_port
@@ -106,6 +117,22 @@ fn outbound(config: &Config, family: Family, report: &mut Report) {
             )),
         },
     }
+}
+
+/// Whether what this process sends is redirected by no rule at all.
+fn is_left_alone(config: &Config) -> Option<String> {
+    // The kernel gives a process's own folder to its user and group.
+    let own = std::fs::metadata("/proc/self").ok()?;
+    let (user, group) = (own.uid(), own.gid());
+    let is_in = |lists: [&[u32]; 2], id| lists.iter().any(|list| list.contains(&id));
+    if is_in([&config.exclude_outbound_users, &config.proxy_users], user) {
+        return Some(format!("user {user}"));
+    }
+    is_in(
+        [&config.exclude_outbound_groups, &config.proxy_groups],
+        group,
+    )
+    .then(|| format!("group {group}"))
 }
 
 fn unreachable(error: &std::io::Error) -> bool {

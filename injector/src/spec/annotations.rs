@@ -1,5 +1,7 @@
 //! The annotations by which a pod changes its sidecar: each has one row in [`ANNOTATIONS`].
 
+use outrigger_mesh::scope::OutboundPolicy;
+
 use super::{INJECT, Options, Pod, Redirect, STATUS};
 use crate::{Problem, redirect};
 
@@ -58,6 +60,12 @@ annotations! {
             "redirect" => Ok(Redirect::Rules(redirect::Mode::Redirect)),
             "tproxy" => Ok(Redirect::Rules(redirect::Mode::Tproxy)),
             _ => Ok(Redirect::None),
+        })
+    };
+    "outbound-policy", "allow-any or registry-only: what is not of the mesh is let through or closed", |text, options| {
+        set(&mut options.outbound_policy, match one_of(text, &["allow-any", "registry-only"])? {
+            "allow-any" => Ok(OutboundPolicy::AllowAny),
+            _ => Ok(OutboundPolicy::RegistryOnly),
         })
     };
     "include-inbound-ports", "* or ports, such as 80,443; empty: none", |text, options| {

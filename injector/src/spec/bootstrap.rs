@@ -9,7 +9,7 @@ use outrigger_mesh::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{ADMIN_PORT, METRICS_PORT, Options, READY_PORT, Settings, literal, variable};
+use super::{ADMIN_PORT, METRICS_PORT, Options, READY_PORT, Redirect, Settings, literal, variable};
 
 const ADMIN_CLUSTER: &str = "outrigger-admin";
 
@@ -19,6 +19,8 @@ pub(super) struct Workload {
     pub(super) name: String,
     pub(super) service: String,
     pub(super) version: Option<String>,
+    /// The pod's, as far as they are known before it exists.
+    pub(super) labels: Vec<(String, String)>,
 }
 
 /// The bootstrap as JSON text, which is YAML.
@@ -92,6 +94,24 @@ fn mesh_metadata(
     mesh.insert("service".to_owned(), literal(&workload.service).into());
     if let Some(version) = &workload.version {
         mesh.insert("version".to_owned(), literal(version).into());
+    }
+    mesh.insert("pod".to_owned(), variable("OUTRIGGER_POD_NAME").into());
+    let account = variable("OUTRIGGER_SERVICE_ACCOUNT");
+    mesh.insert("serviceAccount".to_owned(), account.into());
+    if !workload.labels.is_empty() {
+        let labels = workload.labels.iter();
+        let labels = labels.map(|(key, value)| (literal(key), literal(value).into()));
+        mesh.insert("labels".to_owned(), labels.collect::<Map<_, _>>().into());
+    }
+    if let Redirect::Rules(mode) = options.redirect {
+        let interception = json!({
+            "addresses": variable("OUTRIGGER_POD_IPS"),
+            "outbound": options.rules.outbound_port,
+            "inbound": options.rules.inbound_port,
+            "mode": mode.name(),
+            "outboundPolicy": options.outbound_policy,
+        });
+        mesh.insert("interception".to_owned(), interception);
     }
     if settings.otlp.is_some() {
         let tracing = json!({"cluster": OTLP_CLUSTER, "sampling": options.sampling});

@@ -85,8 +85,16 @@ impl<'a> Pod<'a> {
     }
 
     pub(crate) fn annotations(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.words("annotations")
+    }
+
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.words("labels")
+    }
+
+    fn words(&self, map: &str) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         self.metadata
-            .and_then(|metadata| metadata.get("annotations")?.as_object())
+            .and_then(|metadata| metadata.get(map)?.as_object())
             .into_iter()
             .flatten()
             .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))

@@ -9,7 +9,8 @@ pub(super) fn container(_: &Settings, options: &Options) -> Option<Value> {
     let Redirect::Rules(mode) = options.redirect else {
         return None;
     };
-    let mut args = vec!["redirect".to_owned()];
+    // A pod whose rules do not hold is not to run.
+    let mut args = vec!["redirect".to_owned(), "--then-verify".to_owned()];
     args.extend(options.rules.clone().with_mode(mode).to_args());
     Some(json!({
         "name": INIT_CONTAINER,

@@ -1,5 +1,7 @@
 //! What the mesh decides for all pods, and what a pod may decide for itself.
 
+use outrigger_mesh::scope::OutboundPolicy;
+
 use crate::redirect;
 
 /// How a mesh injects.
@@ -65,6 +67,8 @@ pub struct Options {
     pub redirect: Redirect,
     /// Which traffic is redirected.
     pub rules: redirect::Config,
+    /// What becomes of connections to addresses that no service of the mesh has.
+    pub outbound_policy: OutboundPolicy,
 }
 
 /// How traffic gets to the sidecar.
@@ -93,6 +97,7 @@ impl Default for Options {
             merge_metrics: true,
             redirect: Redirect::Rules(redirect::Mode::Redirect),
             rules: redirect::Config::default(),
+            outbound_policy: OutboundPolicy::AllowAny,
         }
     }
 }

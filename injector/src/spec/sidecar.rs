@@ -182,6 +182,10 @@ fn workload(pod: &Pod<'_>, origin: &Origin) -> bootstrap::Workload {
             "app.kubernetes.io/version",
             "version",
         ]),
+        labels: pod
+            .labels()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
         name,
     }
 }
