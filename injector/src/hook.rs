@@ -9,9 +9,13 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+use crate::spec::{METRICS_PORT, READY_PORT};
+
 const PAUSE: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(2);
-const LONGEST: u64 = 64 * 1024;
+const LONGEST: u64 = 1024 * 1024;
+/// An application that just has no connection may open another.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// Waits until the sidecar is ready to carry traffic.
 ///
@@ -32,36 +36,60 @@ pub fn wait(port: u16, timeout: Duration) -> anyhow::Result<()> {
     }
 }
 
-/// Asks the sidecar to take no new inbound connections and gives those that are open some time.
+/// Asks the sidecar to end: in order, as if it got SIGTERM.
+///
+/// # Errors
+/// When the sidecar cannot be asked.
+pub fn quit(admin: u16) -> anyhow::Result<()> {
+    match ask("POST", admin, "/quitquitquit")? {
+        (200, _) => Ok(()),
+        (status, body) => bail!("it answers {status} {}", body.trim()),
+    }
+}
+
+/// Asks the sidecar to take no new inbound connections, and waits until the application has had none for a
+/// while, in or out.
 ///
 /// # Errors
 /// When the sidecar cannot be asked.
 pub fn drain(admin: u16, timeout: Duration) -> anyhow::Result<()> {
+    drain_until(admin, timeout, QUIET)
+}
+
+fn drain_until(admin: u16, timeout: Duration, quiet: Duration) -> anyhow::Result<()> {
     let page = "/drain_listeners?inboundonly&graceful";
     let (status, body) = ask("POST", admin, page)?;
     if status != 200 {
         bail!("the sidecar refuses to drain: {status} {}", body.trim());
     }
     let end = Instant::now() + timeout;
+    let mut since = None;
     while Instant::now() < end {
         match open_connections(admin) {
-            Some(0) => return Ok(()),
-            Some(_) => std::thread::park_timeout(PAUSE),
+            Some(0) => {
+                let since: Instant = *since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= quiet {
+                    return Ok(());
+                }
+            }
+            Some(_) => since = None,
             // It has gone already.
             None => return Ok(()),
         }
+        std::thread::park_timeout(PAUSE);
     }
     Ok(())
 }
 
-/// Connections of all HTTP connection managers but the admin's and our own pages'.
+/// Connections of all listeners but the admin's and our own pages'.
 fn open_connections(admin: u16) -> Option<u64> {
-    let page = "/stats?filter=downstream_cx_active$";
+    let own = [READY_PORT, METRICS_PORT].map(|port| format!("_{port}."));
+    let page = "/stats?filter=^listener\\..*downstream_cx_active$";
     let (status, body) = ask("GET", admin, page).ok()?;
     (status == 200).then(|| {
         body.lines()
-            .filter(|line| line.starts_with("http.") && !line.contains("outrigger-"))
-            .filter(|line| !line.starts_with("http.admin"))
+            .filter(|line| line.starts_with("listener.") && !line.starts_with("listener.admin."))
+            .filter(|line| !own.iter().any(|port| line.contains(port)))
             .filter_map(|line| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok())
             .sum()
     })
@@ -142,12 +170,14 @@ mod tests {
 
     #[test]
     fn draining_waits_for_open_connections() {
-        let busy =
-            "http.inbound.downstream_cx_active: 2\nhttp.outrigger-ready.downstream_cx_active: 1\n";
-        let idle = "http.admin.downstream_cx_active: 1\nhttp.inbound.downstream_cx_active: 0\n";
+        let busy = "listener.0.0.0.0_15006.downstream_cx_active: 2\n\
+                    listener.0.0.0.0_15021.downstream_cx_active: 1\n";
+        let idle = "listener.admin.downstream_cx_active: 1\n\
+                    listener.0.0.0.0_15006.downstream_cx_active: 0\n\
+                    listener.0.0.0.0_15090.downstream_cx_active: 1\n";
         let answers = vec![(200, "OK\n"), (200, busy), (200, idle)].leak();
         let (port, asked) = sidecar(answers);
-        drain(port, Duration::from_secs(20)).unwrap();
+        drain_until(port, Duration::from_secs(20), Duration::ZERO).unwrap();
         let asked = asked.join().unwrap();
         assert_eq!(
             asked[0],

@@ -90,10 +90,40 @@ pub(super) fn never_finishes(pod: &Pod<'_>, origin: &Origin, options: &Options) 
     let restart = pod.spec.get("restartPolicy").and_then(Value::as_str);
     let ends = matches!(origin.kind.as_str(), "Job" | "CronJob")
         || matches!(restart, Some("Never" | "OnFailure"));
-    ends.then(|| {
-        format!(
-            "the pod is to finish, and a sidecar that is an ordinary container never would: it needs native \
-             sidecars (Kubernetes 1.29, or {PREFIX}native-sidecar: \"true\")"
-        )
-    })
+    if !ends || is_wrapped(pod, restart) {
+        return None;
+    }
+    let stays = match restart {
+        Some("OnFailure") => "--stays-on-failure ",
+        _ => "",
+    };
+    Some(format!(
+        "the pod is to finish, and a sidecar that is an ordinary container never would: it needs native \
+         sidecars (Kubernetes 1.29, or {PREFIX}native-sidecar: \"true\"), or a single container whose command \
+         begins with `outrigger sidecar exec {stays}--`"
+    ))
+}
+
+/// Whether the pod's only container ends the sidecar with itself. Where a failed container is started again the
+/// sidecar must outlive it: a container that ended well is not started again.
+fn is_wrapped(pod: &Pod<'_>, restart: Option<&str>) -> bool {
+    let containers = pod.spec.get("containers").and_then(Value::as_array);
+    let Some([container]) = containers.map(Vec::as_slice) else {
+        return false;
+    };
+    let words = |field| {
+        let list = container.get(field).and_then(Value::as_array);
+        list.into_iter().flatten().map(Value::as_str)
+    };
+    let command = words("command").collect::<Vec<_>>();
+    let [Some(program), Some("sidecar"), Some("exec"), ..] = command[..] else {
+        return false;
+    };
+    let has_stays = command
+        .iter()
+        .copied()
+        .chain(words("args"))
+        .take_while(|word| *word != Some("--"))
+        .any(|word| word == Some("--stays-on-failure"));
+    program.rsplit('/').next() == Some("outrigger") && has_stays == (restart == Some("OnFailure"))
 }

@@ -2,11 +2,13 @@
 //! writes, asked as the kubelet and Prometheus ask.
 
 mod sidecar;
+mod wrapper;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use outrigger_mesh::scope::{Mode, OutboundPolicy};
 use outrigger_tests::ads::AdsServer;
 use outrigger_tests::mesh::DEADLINE;
 use outrigger_tests::upstream::{SCRIPT, Script, Upstream};
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use sidecar::{Sidecar, pod, refusal};
+use sidecar::{Sidecar, metadata, pod, refusal};
 
 /// Nobody listens there.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
@@ -251,6 +253,43 @@ fn prometheus_gets_both_expositions() -> Result<()> {
         ensure!(other.status == 404, "{other:?}");
         Ok(())
     })
+}
+
+#[test]
+fn the_control_plane_reads_who_the_pod_is() -> Result<()> {
+    let mut pod = pod(&json!({}));
+    let read = metadata(&pod)?;
+    ensure!(
+        read.namespace == "shop"
+            && read.pod == "web-1"
+            && read.service == "web"
+            && read.service_account == "web"
+            && read.labels.get("app").is_some_and(|app| app == "web"),
+        "{read:?}"
+    );
+    let interception = read.interception.context("no interception")?;
+    let addresses: [std::net::IpAddr; 2] = ["10.1.0.5".parse()?, "fd00::5".parse()?];
+    ensure!(interception.addresses == addresses, "{interception:?}");
+    ensure!(
+        (interception.outbound, interception.inbound) == (15001, 15006)
+            && interception.mode == Mode::Redirect
+            && interception.outbound_policy == OutboundPolicy::AllowAny,
+        "{interception:?}"
+    );
+    pod["metadata"]["annotations"] = json!({
+        "outrigger.dev/redirect": "tproxy",
+        "outrigger.dev/outbound-policy": "registry-only",
+    });
+    let interception = metadata(&pod)?.interception.context("no interception")?;
+    ensure!(
+        interception.mode == Mode::Tproxy
+            && interception.outbound_policy == OutboundPolicy::RegistryOnly,
+        "{interception:?}"
+    );
+    pod["metadata"]["annotations"] = json!({"outrigger.dev/redirect": "none"});
+    let read = metadata(&pod)?;
+    ensure!(read.interception.is_none(), "{read:?}");
+    Ok(())
 }
 
 #[test]

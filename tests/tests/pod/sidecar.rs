@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use outrigger_injector::spec::{
     ADMIN_PORT, METRICS_PORT, Origin, Outcome, PROXY_CONTAINER, READY_PORT, Settings, inject,
 };
+use outrigger_mesh::scope::{METADATA_KEY, NodeMetadata};
 use outrigger_tests::client::{self, Response};
 use outrigger_tests::mesh::{DEADLINE, ports};
 use outrigger_tests::process::{Process, run};
@@ -132,6 +133,15 @@ fn relocate(value: &mut Value, admin: u16) {
         Value::Array(list) => list.iter_mut().for_each(|value| relocate(value, admin)),
         _ => {}
     }
+}
+
+/// What the sidecar of a pod tells the control plane of itself.
+pub(crate) fn metadata(pod: &Value) -> Result<NodeMetadata> {
+    let (args, _) = command(pod, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)))?;
+    let config = args.iter().skip_while(|arg| *arg != "--config-yaml").nth(1);
+    let bootstrap: Value = serde_json::from_str(config.context("no --config-yaml")?)?;
+    let metadata = bootstrap["node"]["metadata"][METADATA_KEY].clone();
+    Ok(serde_path_to_error::deserialize(metadata)?)
 }
 
 impl Sidecar {

@@ -1,4 +1,7 @@
-//! `outrigger sidecar`: the hooks of a sidecar that is an ordinary container.
+//! `outrigger sidecar`: the hooks of a sidecar that is an ordinary container, and the wrapper of what is to
+//! finish beside it.
+
+mod exec;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -8,7 +11,7 @@ use outrigger_injector::{
     spec::{ADMIN_PORT, READY_PORT},
 };
 
-/// What the sidecar's container runs before the application starts and before it stops
+/// Wait for a sidecar, drain it, or end it with a command
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -35,6 +38,8 @@ enum Hook {
         #[arg(long, default_value_t = ADMIN_PORT)]
         port: u16,
     },
+    /// Run a command that is to finish, once the sidecar is ready, and end the sidecar with it
+    Exec(exec::Args),
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -46,9 +51,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Runs the hook.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match args.hook {
-        Hook::Wait { timeout, port } => hook::wait(port, timeout)?,
-        Hook::Drain { timeout, port } => hook::drain(port, timeout)?,
+    match &args.hook {
+        Hook::Wait { timeout, port } => hook::wait(*port, *timeout)?,
+        Hook::Drain { timeout, port } => hook::drain(*port, *timeout)?,
+        Hook::Exec(args) => return exec::run(args),
     }
     Ok(ExitCode::SUCCESS)
 }
