@@ -48,8 +48,11 @@ pub(crate) fn pod(container: &Value) -> Value {
     })
 }
 
+/// Arguments, and variables with their values.
+type Command = (Vec<String>, Vec<(String, String)>);
+
 /// The arguments and the environment of the sidecar in the pod, as Kubernetes would hand them over.
-fn command(pod: &Value, control_plane: SocketAddr) -> Result<(Vec<String>, Vec<(String, String)>)> {
+fn command(pod: &Value, control_plane: SocketAddr) -> Result<Command> {
     let settings = Settings {
         control_plane: (control_plane.ip().to_string(), control_plane.port()),
         otlp: None,
