@@ -242,7 +242,7 @@ fn tproxy(config: &Config, families: Vec<Family>) -> Plan {
                     ),
                     chain(TPROXY, to_sidecar),
                     chain(INBOUND, incoming),
-                    chain(MARK_SELF, to_self(config, &Verdict::Mark(SELF_MARK))),
+                    chain(MARK_SELF, mark_self(config)),
                 ],
                 vec![
                     (Base::Prerouting, Rule::new([], Verdict::Jump(INBOUND))),
@@ -314,6 +314,14 @@ fn to_self(config: &Config, verdict: &Verdict) -> Vec<Rule> {
             rules.push(Rule::new(matches, verdict.clone()));
         }
     }
+    rules
+}
+
+/// The sidecar's own connections to its pod are inbound again, but for those that it makes for a client: they
+/// have the mark that brings the answers back.
+fn mark_self(config: &Config) -> Vec<Rule> {
+    let mut rules = vec![Rule::new([Match::Mark(MARK)], Verdict::Return)];
+    rules.extend(to_self(config, &Verdict::Mark(SELF_MARK)));
     rules
 }
 

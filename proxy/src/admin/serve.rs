@@ -165,6 +165,7 @@ fn connection_info(stream: &TcpStream, context: &Context) -> io::Result<Rc<Conne
         local: stream.local_addr()?,
         real_local: stream.local_addr()?,
         is_redirected: false,
+        source: None,
         server_name: None,
         listener: Arc::clone(&context.listener),
         start: Instant::now(),

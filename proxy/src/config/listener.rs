@@ -158,4 +158,9 @@ pub enum ListenerFilter {
     },
     /// `envoy.filters.listener.http_inspector`: whether it speaks HTTP, and which.
     HttpInspector,
+    /// `envoy.filters.listener.original_src`: connections to hosts come from the client's address.
+    OriginalSrc {
+        /// What the kernel routes the answers by; zero is none.
+        mark: u32,
+    },
 }

@@ -34,8 +34,11 @@ use crate::{
         route::{Forward, HostRewrite},
     },
     http::{Body, LocalReply, Response, StreamCx, Upgrade},
-    telemetry::{format::RequestRecord, stream_info::ResponseFlags},
-    upstream::{Cluster, Host, lb, pool::UploadState},
+    telemetry::{
+        format::RequestRecord,
+        stream_info::{ResponseFlags, Source as ClientSource},
+    },
+    upstream::{Cluster, Host, NO_SOURCE, lb, pool::UploadState},
     worker::Worker,
 };
 
@@ -173,13 +176,16 @@ impl<'a> Sending<'a> {
 
     /// The next try: its host, and the request as that gets it.
     fn next_attempt(&mut self, cx: &mut StreamCx) -> Result<Attempt, LocalReply> {
-        let Some(host) = self.pick() else {
+        let Some(host) = self.pick(cx.connection.info.source) else {
             self.cluster
                 .stats
                 .codes
                 .count(StatusCode::SERVICE_UNAVAILABLE, cx.is_internal);
             let reply = match &self.cluster.destinations {
                 Some(_) => destination::none(cx, self.matched, &self.cluster),
+                None if cx.connection.info.source.is_some() => {
+                    reason::no_host(self.matched, NO_SOURCE)
+                }
                 None => reason::no_healthy_upstream(self.matched, &self.cluster),
             };
             return Err(self.with_attempt_count(reply));
@@ -262,13 +268,14 @@ impl<'a> Sending<'a> {
     }
 
     /// Picks a host; for a retry one that the policy likes, if that is to be had.
-    fn pick(&self) -> Option<Arc<Host>> {
+    fn pick(&self, source: Option<ClientSource>) -> Option<Arc<Host>> {
         let pick = |attempt| {
             let hash = self.hash.hash;
             let key = lb::Key {
                 hash,
                 attempt,
                 destination: self.destination,
+                source,
             };
             let random = || self.worker.random();
             self.worker.pools.pick(&self.cluster, key, random)

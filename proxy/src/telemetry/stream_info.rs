@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     cell::Cell,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -17,6 +17,15 @@ use http::{HeaderValue, StatusCode, Version};
 use crate::{config, upstream};
 
 pub use super::flags::ResponseFlags;
+
+/// The client's address, for connections to hosts that are to come from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// The client's.
+    pub address: IpAddr,
+    /// `SO_MARK`; zero is none.
+    pub mark: u32,
+}
 
 /// One downstream connection; shared by its streams.
 #[derive(Debug)]
@@ -31,6 +40,8 @@ pub struct ConnectionInfo {
     pub real_local: SocketAddr,
     /// Whether the kernel told where the connection was going to.
     pub is_redirected: bool,
+    /// What connections to hosts are to come from, if not from the proxy's own address.
+    pub source: Option<Source>,
     /// The name that a TLS client asked for.
     pub server_name: Option<Box<str>>,
     /// The listener that accepted it.

@@ -42,6 +42,7 @@ pub(crate) fn stream_info() -> StreamInfo {
         local: "127.0.0.1:18080".parse().unwrap(),
         real_local: "127.0.0.1:18080".parse().unwrap(),
         is_redirected: false,
+        source: None,
         server_name: None,
         listener: Arc::new(listener()),
         start: Instant::now(),

@@ -14,7 +14,10 @@ use tokio::{sync::Notify, task::JoinHandle};
 use super::{Cluster, Host, HostSpec};
 use crate::{
     config::cluster::{HealthCheckTarget, HealthStatus, Locality, OriginalDst},
-    telemetry::stats::{Counter, Scope},
+    telemetry::{
+        stats::{Counter, Scope},
+        stream_info::Source,
+    },
 };
 
 /// The hosts that an ORIGINAL_DST cluster has so far.
@@ -29,10 +32,13 @@ pub struct Destinations {
     shared: Arc<Shared>,
 }
 
+/// By address, and by what connections to it come from.
+type Hosts = HashMap<(SocketAddr, Option<Source>), Arc<Host>>;
+
 /// Shared with earlier and later versions of the cluster.
 #[derive(Debug, Default)]
 struct Shared {
-    hosts: Mutex<HashMap<SocketAddr, Arc<Host>>>,
+    hosts: Mutex<Hosts>,
     /// Wakes the main thread.
     changed: Notify,
 }
@@ -71,12 +77,12 @@ impl Destinations {
     }
 
     /// The host at an address that the cluster's hosts do not have yet.
-    pub(super) fn host(&self, address: SocketAddr) -> Arc<Host> {
+    pub(super) fn host(&self, address: SocketAddr, source: Option<Source>) -> Arc<Host> {
         let mut hosts = self.lock();
-        if let Some(host) = hosts.get(&address) {
+        if let Some(host) = hosts.get(&(address, source)) {
             return Arc::clone(host);
         }
-        let host = Arc::new(Host::new(&HostSpec {
+        let spec = HostSpec {
             address,
             hostname: "".into(),
             locality: Locality::default(),
@@ -85,8 +91,9 @@ impl Destinations {
             health: HealthStatus::Unknown,
             hash_key: None,
             health_check: HealthCheckTarget::default(),
-        }));
-        hosts.insert(address, Arc::clone(&host));
+        };
+        let host = Arc::new(Host::from_source(&spec, source));
+        hosts.insert((address, source), Arc::clone(&host));
         self.shared.changed.notify_one();
         host
     }
@@ -110,7 +117,7 @@ impl Destinations {
         hosts
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SocketAddr, Arc<Host>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Hosts> {
         self.shared
             .hosts
             .lock()

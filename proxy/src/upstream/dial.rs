@@ -3,9 +3,31 @@
 use std::{io, net::SocketAddr};
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::config::cluster::Sources;
+use crate::{config::cluster::Sources, telemetry::stream_info::Source};
+
+/// Connects from the client's own address, to a port of the kernel's choice.
+///
+/// # Errors
+/// Whatever the kernel says: it takes `CAP_NET_ADMIN`.
+pub(super) async fn dial_from(to: SocketAddr, source: Source) -> io::Result<TcpStream> {
+    let socket = socket(to)?;
+    let reference = SockRef::from(&socket);
+    if to.is_ipv4() {
+        reference.set_ip_transparent_v4(true)?;
+    } else {
+        reference.set_ip_transparent_v6(true)?;
+    }
+    if source.mark != 0 {
+        reference.set_mark(source.mark)?;
+    }
+    let from = SocketAddr::new(source.address, 0);
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    bind(&socket, from)?;
+    socket.connect(to).await
+}
 
 /// Connects. As in Envoy, a host of a family that the cluster has no source address of cannot be reached.
 ///
@@ -21,19 +43,27 @@ pub(super) async fn dial(to: SocketAddr, sources: &Sources) -> io::Result<TcpStr
             return Err(unbound(*source, reason));
         }
     };
-    let socket = if to.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = socket(to)?;
     if source.port() == 0 {
         // The kernel chooses a port when it knows where to, so that each host has all of them.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
     }
+    bind(&socket, source)?;
+    socket.connect(to).await
+}
+
+fn socket(to: SocketAddr) -> io::Result<TcpSocket> {
+    if to.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }
+}
+
+fn bind(socket: &TcpSocket, source: SocketAddr) -> io::Result<()> {
     socket
         .bind(source)
-        .map_err(|error| unbound(source, &system_text(&error)))?;
-    socket.connect(to).await
+        .map_err(|error| unbound(source, &system_text(&error)))
 }
 
 /// As Envoy says it. No other error is of this kind, but for ports that have run out, which is the same trouble.

@@ -14,7 +14,10 @@ use std::{
 use http::HeaderValue;
 
 use super::{health::HealthFlags, lb::HostBalance, outlier::Monitor};
-use crate::config::cluster::{HealthCheckTarget, HealthStatus, Locality};
+use crate::{
+    config::cluster::{HealthCheckTarget, HealthStatus, Locality},
+    telemetry::stream_info::Source,
+};
 
 /// One address that requests can go to.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub struct Host {
     pub id: u64,
     /// Where it is.
     pub address: SocketAddr,
+    /// What connections to it come from, where a client's address is to be kept.
+    pub source: Option<Source>,
     /// For `host_rewrite: auto`; empty when there is none.
     pub hostname: Arc<str>,
     /// The same as a header value.
@@ -103,6 +108,7 @@ impl Host {
         Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             address: spec.address,
+            source: None,
             authority: (!spec.hostname.is_empty())
                 .then(|| HeaderValue::from_str(&spec.hostname).ok())
                 .flatten(),
@@ -121,6 +127,15 @@ impl Host {
             fails_immediately: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             used: AtomicBool::new(true),
+        }
+    }
+
+    /// The same for connections from a client's address.
+    #[must_use]
+    pub fn from_source(spec: &HostSpec, source: Option<Source>) -> Self {
+        Self {
+            source,
+            ..Self::new(spec)
         }
     }
 

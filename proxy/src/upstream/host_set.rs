@@ -13,7 +13,10 @@ use super::{
     lb::consistent::{self, Table, TableSize, WeightedHosts},
     priority_load::{self, LevelHealth, Share},
 };
-use crate::config::cluster::{Cluster as Config, Discovery, LoadAssignment, Locality};
+use crate::{
+    config::cluster::{Cluster as Config, Discovery, LoadAssignment, Locality},
+    telemetry::stream_info::Source,
+};
 
 /// All hosts of a cluster at one time, sorted out by priority and health.
 #[derive(Debug, Default)]
@@ -33,7 +36,7 @@ pub struct HostSet {
     shares: Vec<Share>,
     table_size: Option<TableSize>,
     /// The hosts of an ORIGINAL_DST cluster.
-    by_address: HashMap<SocketAddr, Arc<Host>>,
+    by_address: HashMap<(SocketAddr, Option<Source>), Arc<Host>>,
 }
 
 /// What a [`HostSet`] is made from besides hosts and the cluster's configuration.
@@ -144,7 +147,9 @@ impl HostSet {
             }
         }
         if matches!(config.discovery, Discovery::OriginalDst(_)) {
-            let known = hosts.iter().map(|host| (host.address, Arc::clone(host)));
+            let known = hosts
+                .iter()
+                .map(|host| ((host.address, host.source), Arc::clone(host)));
             set.by_address = known.collect();
         }
         let mut health = Vec::new();
@@ -271,8 +276,8 @@ impl HostSet {
 
     /// The host of an ORIGINAL_DST cluster at this address.
     #[must_use]
-    pub fn at(&self, address: SocketAddr) -> Option<&Arc<Host>> {
-        self.by_address.get(&address)
+    pub fn at(&self, address: SocketAddr, source: Option<Source>) -> Option<&Arc<Host>> {
+        self.by_address.get(&(address, source))
     }
 
     /// Hosts that count as healthy.

@@ -29,3 +29,7 @@ pub use health::HealthFlags;
 pub use host::{Health, Host, HostSpec, HostStats};
 pub use host_set::{Candidates, HostSet, Inputs};
 pub use stats::ClusterStats;
+
+/// Why a client's address cannot be kept.
+pub(crate) const NO_SOURCE: &str =
+    "original_src keeps the client's address only towards ORIGINAL_DST clusters";

@@ -61,6 +61,7 @@ impl<'a> Choice<'a> {
                 local: found.local,
                 real_local: accepted.real_local,
                 is_redirected: found.is_redirected,
+                source: found.source,
             },
             learn_for: wanted.learn_for,
             connect_at: match is_learned {

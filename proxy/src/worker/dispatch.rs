@@ -103,6 +103,7 @@ impl Accepted {
             &listener.config,
             &self.stream,
             self.is_transparent,
+            self.remote.ip(),
             &mut found,
         );
         match self.next(&listener, &found, may_hand_over) {
@@ -134,7 +135,8 @@ impl Accepted {
     /// Runs the filters of a listener; whether the connection goes on.
     async fn look(&mut self, listener: &Arc<Active>, found: &mut Found, may: bool) -> bool {
         let config = &listener.config;
-        filters::ask_kernel(config, &self.stream, self.is_transparent, found);
+        let remote = self.remote.ip();
+        filters::ask_kernel(config, &self.stream, self.is_transparent, remote, found);
         let Some(stats) = &listener.filter_stats else {
             return true;
         };
@@ -235,6 +237,7 @@ impl Accepted {
             local: found.local,
             real_local: self.real_local,
             is_redirected: found.is_redirected,
+            source: found.source,
             server_name: found.server_name,
             listener: Arc::clone(&listener.config),
             start: self.start,

@@ -21,7 +21,10 @@ use outrigger_proto::envoy::{
         route::v3 as route_api,
     },
     extensions::filters::{
-        listener::{http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst},
+        listener::{
+            http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst,
+            original_src::v3::OriginalSrc,
+        },
         network::tcp_proxy::v3::{TcpProxy, tcp_proxy},
     },
 };
@@ -50,6 +53,7 @@ pub const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
 
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
+const ORIGINAL_SRC: &str = "envoy.filters.listener.original_src";
 const HTTP_INSPECTOR: &str = "envoy.filters.listener.http_inspector";
 
 /// Has our proxy connect while it waits for a silent client, so that servers that speak first need not.
@@ -59,7 +63,9 @@ const PROTOCOL_CHOICE: &str = "outrigger.protocol_choice";
 const SNIFFING: Duration = Duration::from_millis(100);
 /// How many hosts of a service are tried for one connection.
 const CONNECT_ATTEMPTS: u32 = 3;
-/// What the sidecar's connections to its own workload come from: the rules leave these alone.
+/// By this mark the rules know connections that the sidecar makes with a client's address.
+const MARK: u32 = 1337;
+/// What the sidecar's other connections to its own workload come from: the rules leave these alone.
 const TO_WORKLOAD: [&str; 2] = ["127.0.0.6", "::6"];
 
 /// How the clients of a service's port reach it.
@@ -227,7 +233,9 @@ pub(super) fn own_listeners(
         };
         for address in &served.addresses {
             let address = SocketAddr::new(*address, *port);
-            listeners.push(serves.at(address, TrafficDirection::Inbound));
+            let mut listener = serves.at(address, TrafficDirection::Inbound);
+            listener.listener_filters.extend(keeps_source(interception));
+            listeners.push(listener);
         }
     }
     listeners
@@ -328,7 +336,17 @@ fn virtual_inbound(
     if interception.mode == Mode::Tproxy {
         listener.transparent = Some(wire::boolean(true));
     }
+    listener.listener_filters.extend(keeps_source(interception));
     listener
+}
+
+/// Where the rules keep both addresses of a connection, the sidecar's connection to the workload has the client's.
+fn keeps_source(interception: &Interception) -> Option<api::ListenerFilter> {
+    let config = OriginalSrc {
+        mark: MARK,
+        ..Default::default()
+    };
+    (interception.mode == Mode::Tproxy).then(|| listener_filter(ORIGINAL_SRC, wire::any(&config)))
 }
 
 /// A listener that finds out where connections were going to, and has those that are for nobody else go to

@@ -5,7 +5,7 @@ use outrigger_proto::{
         config::listener::v3::{ListenerFilter as Proto, listener_filter::ConfigType},
         extensions::filters::listener::{
             http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst,
-            tls_inspector::v3::TlsInspector,
+            original_src::v3::OriginalSrc, tls_inspector::v3::TlsInspector,
         },
     },
     google::protobuf::BoolValue,
@@ -33,7 +33,10 @@ pub(super) fn listener_filters(cx: &Cx<'_>, filters: Vec<Proto>) -> Vec<Listener
 fn listener_filter(cx: &Cx<'_>, filter: Proto) -> Option<ListenerFilter> {
     cx.converts::<Proto>();
     cx.refuses::<Proto>(&["config_discovery"]);
-    cx.partly::<Proto>("typed_config", "OriginalDst, TlsInspector, HttpInspector");
+    cx.partly::<Proto>(
+        "typed_config",
+        "OriginalDst, TlsInspector, HttpInspector, OriginalSrc (towards ORIGINAL_DST clusters)",
+    );
     let Proto {
         name: _,
         filter_disabled,
@@ -62,6 +65,11 @@ fn listener_filter(cx: &Cx<'_>, filter: Proto) -> Option<ListenerFilter> {
         Some(ListenerFilter::HttpInspector)
     } else if any.type_url == TlsInspector::type_url() {
         tls_inspector(&at, at.any(&any)?)
+    } else if any.type_url == OriginalSrc::type_url() {
+        at.converts::<OriginalSrc>();
+        let OriginalSrc { bind_port, mark } = at.any(&any)?;
+        unsupported!(at, OriginalSrc, [bind_port]);
+        Some(ListenerFilter::OriginalSrc { mark })
     } else {
         at.error(format!(
             "`{}` is not a supported listener filter",

@@ -7,7 +7,7 @@ mod original_dst;
 mod peek;
 mod stats;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::TcpStream;
 
@@ -19,7 +19,10 @@ use self::{
     http_head::Head,
     peek::{Peek, Step},
 };
-use crate::config::listener::{Listener, ListenerFilter};
+use crate::{
+    config::listener::{Listener, ListenerFilter},
+    telemetry::stream_info::Source,
+};
 
 /// What is known of a connection.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct Found {
     pub local: SocketAddr,
     /// Whether the kernel said so.
     pub is_redirected: bool,
+    /// What connections to hosts are to come from.
+    pub source: Option<Source>,
     /// The name that a TLS client asks for, in lower case.
     pub server_name: Option<Box<str>>,
     /// `tls` or `raw_buffer`.
@@ -56,6 +61,7 @@ impl Found {
         Self {
             local,
             is_redirected: false,
+            source: None,
             server_name: None,
             transport_protocol: "raw_buffer",
             application_protocols: Vec::new(),
@@ -72,21 +78,36 @@ impl Found {
 /// Whether some filter must wait for the first bytes.
 #[must_use]
 pub fn looks_at_bytes(config: &Listener) -> bool {
-    config
-        .listener_filters
-        .iter()
-        .any(|filter| *filter != ListenerFilter::OriginalDst)
+    config.listener_filters.iter().any(|filter| match filter {
+        ListenerFilter::OriginalDst | ListenerFilter::OriginalSrc { .. } => false,
+        ListenerFilter::TlsInspector { .. } | ListenerFilter::HttpInspector => true,
+    })
 }
 
 /// Runs the filters that only ask the kernel.
-pub fn ask_kernel(config: &Listener, stream: &TcpStream, is_transparent: bool, found: &mut Found) {
-    if config
-        .listener_filters
-        .contains(&ListenerFilter::OriginalDst)
-        && let Some(address) = original_dst::original_dst(stream, is_transparent)
-    {
-        found.local = address;
-        found.is_redirected = true;
+pub fn ask_kernel(
+    config: &Listener,
+    stream: &TcpStream,
+    is_transparent: bool,
+    remote: IpAddr,
+    found: &mut Found,
+) {
+    for filter in &config.listener_filters {
+        match filter {
+            ListenerFilter::OriginalDst => {
+                if let Some(address) = original_dst::original_dst(stream, is_transparent) {
+                    found.local = address;
+                    found.is_redirected = true;
+                }
+            }
+            ListenerFilter::OriginalSrc { mark } => {
+                found.source = Some(Source {
+                    address: remote,
+                    mark: *mark,
+                });
+            }
+            ListenerFilter::TlsInspector { .. } | ListenerFilter::HttpInspector => {}
+        }
     }
 }
 
@@ -103,7 +124,7 @@ pub async fn inspect(
     let mut peek = Peek::new(stream);
     for filter in &config.listener_filters {
         match filter {
-            ListenerFilter::OriginalDst => {}
+            ListenerFilter::OriginalDst | ListenerFilter::OriginalSrc { .. } => {}
             ListenerFilter::TlsInspector {
                 max_client_hello_size,
                 closes_on_errors,

@@ -273,6 +273,7 @@ impl Copy {
         let worker = Rc::clone(cx.worker());
         let key = lb::Key {
             destination: destination::of(cx, &cluster, &parts.headers),
+            source: cx.connection.info.source,
             ..lb::Key::default()
         };
         let Some(host) = worker.pools.pick(&cluster, key, || worker.random()) else {

@@ -21,7 +21,10 @@ pub(crate) use peak_ewma::Sample;
 
 use self::edf::Schedule;
 use super::{Candidates, Cluster, Host, HostSet, host_set::Chosen};
-use crate::config::cluster::{LbOptions, LbPolicy};
+use crate::{
+    config::cluster::{LbOptions, LbPolicy},
+    telemetry::stream_info::Source,
+};
 
 /// A worker's state of a cluster's load balancer.
 #[derive(Debug, Default)]
@@ -42,6 +45,8 @@ pub(crate) struct Key {
     pub(crate) attempt: u32,
     /// The host itself, where the cluster's hosts are wherever connections were going to.
     pub(crate) destination: Option<SocketAddr>,
+    /// What connections to it are to come from: only such clusters can do that.
+    pub(crate) source: Option<Source>,
 }
 
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ use super::{Base, ConnectFailure, guard::Traffic};
 use crate::{
     relay::poll_write_buffers,
     telemetry::stats::Counter,
-    upstream::dial::{dial, system_text},
+    upstream::dial::{dial, dial_from, system_text},
 };
 
 /// Connects to the pool's host within its cluster's `connect_timeout`.
@@ -34,7 +34,13 @@ pub(super) async fn connect(
 pub(super) async fn open(base: &Rc<Base>) -> Result<TcpStream, ConnectFailure> {
     // The cluster may be exchanged meanwhile.
     let config = Arc::clone(&base.cluster().config);
-    let dialling = dial(base.host.address, &config.sources);
+    let host = &base.host;
+    let dialling = async {
+        match host.source {
+            None => dial(host.address, &config.sources).await,
+            Some(source) => dial_from(host.address, source).await,
+        }
+    };
     let failure = match tokio::time::timeout(config.connect_timeout, dialling).await {
         Ok(Ok(stream)) => match prepare(base, &stream) {
             Ok(()) => return Ok(stream),

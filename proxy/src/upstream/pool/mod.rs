@@ -82,14 +82,18 @@ impl Pools {
         }
         if let Some(destinations) = &cluster.destinations {
             let host = key.destination.map(|address| {
-                let known = set.at(address);
-                known.map_or_else(|| destinations.host(address), Arc::clone)
+                let known = set.at(address, key.source);
+                known.map_or_else(|| destinations.host(address, key.source), Arc::clone)
             });
             match &host {
                 Some(host) => host.note_used(),
                 None => cluster.stats.upstream_cx_none_healthy.inc(),
             }
             return host;
+        }
+        if key.source.is_some() {
+            cluster.stats.upstream_cx_none_healthy.inc();
+            return None;
         }
         if let Some(host) = set.probe() {
             return Some(Arc::clone(host));

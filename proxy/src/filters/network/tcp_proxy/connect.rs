@@ -5,9 +5,9 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
 use super::TcpProxyRuntime;
 use crate::{
     config::route::Priority,
-    telemetry::stream_info::{ConnectionInfo, ResponseFlags},
+    telemetry::stream_info::{ConnectionInfo, ResponseFlags, Source},
     upstream::{
-        Cluster, Host,
+        Cluster, Host, NO_SOURCE,
         lb::{self, hash::xxh64},
         outlier::Outcome,
         pool::{ConnectFailure, Failure, tcp::TcpUpstream},
@@ -37,6 +37,8 @@ pub struct Origin {
     pub real_local: SocketAddr,
     /// Whether the kernel told where the connection was going to.
     pub is_redirected: bool,
+    /// What the connection to the host is to come from.
+    pub source: Option<Source>,
 }
 
 impl Origin {
@@ -46,6 +48,7 @@ impl Origin {
             local: info.local,
             real_local: info.real_local,
             is_redirected: info.is_redirected,
+            source: info.source,
         }
     }
 }
@@ -148,6 +151,7 @@ impl Connect {
             hash: self.hash(cluster),
             attempt: 0,
             destination: self.destination(cluster, found),
+            source: self.origin.source,
         };
         let host = self
             .worker
@@ -158,6 +162,9 @@ impl Connect {
             return host;
         }
         found.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
+        if cluster.destinations.is_none() && self.origin.source.is_some() {
+            found.reason = Some(NO_SOURCE.into());
+        }
         let hosts = cluster.hosts.load().hosts.len();
         let name = &cluster.config.name;
         found
