@@ -2,32 +2,44 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use super::load::{TRANSFER, sink, source};
+use super::load::{Line, sink, source};
 use crate::backend::serve;
 
-/// Sends as many transfers as it is sent, each while the other comes in.
-pub(super) fn exchange() -> Result<SocketAddr> {
+/// The other end of the lines.
+pub(super) fn transfer() -> Result<SocketAddr> {
     serve(|stream| async move {
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 0 {
+            return Ok(());
+        }
+        let line = Line::of(first[0]).context("no such line")?;
+        let (received, sent) = line.sizes();
         let permits = Semaphore::new(0);
+        let mut begun = 0;
         let receive = async {
-            let mut begun = 0;
-            let received = sink(&stream, |total| {
-                while begun * TRANSFER < total {
+            let receive = sink(&stream, |total| {
+                // Where both ways are used, the answer does not wait for the end.
+                let now = match line {
+                    Line::Both => total.div_ceil(received),
+                    Line::Up | Line::Down => total / received,
+                };
+                while begun < now {
                     begun += 1;
                     permits.add_permits(1);
                 }
             });
-            let received = received.await;
+            let ended = receive.await;
             permits.close();
-            received
+            ended
         };
-        let (received, sent) = tokio::join!(receive, source(&stream, &permits));
-        received.and(sent)
+        let send = source(&stream, &permits, (first[0], sent));
+        let (receive, send) = tokio::join!(receive, send);
+        receive.and(send)
     })
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -16,9 +16,9 @@ use tokio::task::LocalSet;
 
 use crate::load::{Arrivals, Pace, Sample};
 
-/// How many bytes go each way in one exchange.
+/// How many bytes are asked for, or sent, at a time.
 pub(super) const TRANSFER: u64 = 4 << 20;
-/// How many connections carry exchanges.
+/// How many connections carry transfers.
 pub(super) const CONNECTIONS: usize = 8;
 /// How many connections are made at the same time, at saturation.
 pub(super) const CONNECTING: usize = 32;
@@ -42,25 +42,52 @@ pub(super) async fn sink(stream: &TcpStream, mut tell: impl FnMut(u64)) -> Resul
     }
 }
 
-/// Sends one transfer for each permit, until there will be no more.
-pub(super) async fn source(stream: &TcpStream, permits: &Semaphore) -> Result<()> {
-    let buffer = vec![7; CHUNK];
+/// Sends so many bytes for each permit, until there will be no more.
+pub(super) async fn source(
+    stream: &TcpStream,
+    permits: &Semaphore,
+    (byte, size): (u8, u64),
+) -> Result<()> {
+    let buffer = vec![byte; CHUNK];
     while let Ok(permit) = permits.acquire().await {
         permit.forget();
-        let mut left = usize::try_from(TRANSFER)?;
+        let mut left = usize::try_from(size)?;
         while left > 0 {
             let chunk = &buffer[..left.min(CHUNK)];
-            let write = || {
-                Ok(nix::sys::socket::send(
-                    stream.as_raw_fd(),
-                    chunk,
-                    MsgFlags::empty(),
-                )?)
-            };
+            let write = || Ok(send(stream.as_raw_fd(), chunk, MsgFlags::empty())?);
             left -= stream.async_io(Interest::WRITABLE, write).await?;
         }
     }
     Ok(())
+}
+
+/// What a connection carries; its first byte says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Line {
+    /// Transfers, each confirmed by a byte.
+    Up = 1,
+    /// Transfers, each asked for by a byte.
+    Down = 2,
+    /// Transfers both ways at the same time.
+    Both = 3,
+}
+
+impl Line {
+    pub(super) fn of(byte: u8) -> Option<Self> {
+        [Self::Up, Self::Down, Self::Both]
+            .into_iter()
+            .find(|line| *line as u8 == byte)
+    }
+
+    /// What is sent at a time, and what is received for it.
+    pub(super) fn sizes(self) -> (u64, u64) {
+        match self {
+            Self::Up => (TRANSFER, 1),
+            Self::Down => (1, TRANSFER),
+            Self::Both => (TRANSFER, TRANSFER),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -84,21 +111,21 @@ impl Shared {
     }
 }
 
-/// One connection that carries exchanges.
-struct Line {
+/// One connection that carries transfers.
+struct Carrier {
     stream: TcpStream,
+    line: Line,
     permits: Semaphore,
     due: Cell<Instant>,
 }
 
-impl Line {
+impl Carrier {
     fn begin(&self, shared: &Shared, due: Instant) {
         self.due.set(due);
         shared.in_flight.set(shared.in_flight.get() + 1);
         self.permits.add_permits(1);
     }
 
-    /// What came back of an exchange is complete.
     fn complete(&self, index: usize, shared: &Shared, again: bool) {
         shared.in_flight.set(shared.in_flight.get() - 1);
         shared.sample.borrow_mut().record(self.due.get());
@@ -114,52 +141,59 @@ impl Line {
             None => shared.idle.borrow_mut().push(index),
         }
     }
+
+    async fn run(&self, index: usize, shared: &Shared, again: bool) -> Result<()> {
+        let (sent, received) = self.line.sizes();
+        let mut done = 0;
+        let receive = sink(&self.stream, |total| {
+            while total / received > done {
+                done += 1;
+                self.complete(index, shared, again);
+            }
+        });
+        let send = source(&self.stream, &self.permits, (self.line as u8, sent));
+        tokio::try_join!(receive, send).map(drop)
+    }
 }
 
-/// Transfers both ways at the same time, on a few connections.
-pub(super) async fn exchange(
+/// Transfers on a few connections, which carry these in turns.
+pub(super) async fn transfer(
     address: SocketAddr,
+    carried: &[Line],
     pace: Pace,
     duration: Duration,
 ) -> Result<Sample> {
     let shared = Rc::new(Shared::default());
     let again = matches!(pace, Pace::Saturate);
     let run = async {
-        let mut lines = Vec::new();
+        let mut carriers = Vec::new();
         let mut tasks = Vec::new();
-        for index in 0..CONNECTIONS {
-            let line = Rc::new(Line {
+        for (index, line) in carried.iter().cycle().take(CONNECTIONS).enumerate() {
+            let carrier = Rc::new(Carrier {
                 stream: TcpStream::connect(address).await?,
+                line: *line,
                 permits: Semaphore::new(0),
                 due: Cell::new(Instant::now()),
             });
-            lines.push(Rc::clone(&line));
+            carriers.push(Rc::clone(&carrier));
             let shared = Rc::clone(&shared);
-            tasks.push(tokio::task::spawn_local(async move {
-                let mut done = 0;
-                let receive = sink(&line.stream, |total| {
-                    while total / TRANSFER > done {
-                        done += 1;
-                        line.complete(index, &shared, again);
-                    }
-                });
-                tokio::try_join!(receive, source(&line.stream, &line.permits)).map(drop)
-            }));
+            let task = async move { carrier.run(index, &shared, again).await };
+            tasks.push(tokio::task::spawn_local(task));
         }
         match pace {
             Pace::Saturate => {
-                for line in &lines {
-                    line.begin(&shared, Instant::now());
+                for carrier in &carriers {
+                    carrier.begin(&shared, Instant::now());
                 }
                 tokio::time::sleep(duration).await;
             }
             Pace::Rate(rate) => {
-                shared.idle.borrow_mut().extend(0..lines.len());
+                shared.idle.borrow_mut().extend(0..carriers.len());
                 let mut arrivals = Arrivals::new(rate, duration)?;
                 while let Some(due) = arrivals.next().await? {
                     let idle = shared.idle.borrow_mut().pop();
                     match idle {
-                        Some(index) => lines[index].begin(&shared, due),
+                        Some(index) => carriers[index].begin(&shared, due),
                         None => shared.backlog.borrow_mut().push_back(due),
                     }
                 }

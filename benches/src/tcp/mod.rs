@@ -18,7 +18,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use self::bare::Bare;
-use self::load::Message;
+use self::load::{Line, Message};
 pub use self::report::Report;
 use self::report::{Cost, Idle, Unit};
 use crate::backend::start as start_http;
@@ -77,7 +77,7 @@ pub fn run(plan: &Plan, modes: &[Mode]) -> Result<Report> {
         let mut report = Report::new(plan.rounds, plan.duration);
         for mode in modes {
             let contests = match mode {
-                Mode::Relay => vec![relays(plan)?],
+                Mode::Relay => relays(plan)?.into(),
                 Mode::Connect => vec![connects(plan)?],
                 Mode::Intercept => vec![
                     intercepts(plan, Load::Requests)?,
@@ -101,11 +101,8 @@ pub fn run(plan: &Plan, modes: &[Mode]) -> Result<Report> {
 /// # Errors
 /// A proxy that does not start, or load that fails.
 pub async fn train(plan: &Plan, cores: Cores) -> Result<()> {
-    for contest in [
-        relays(plan)?,
-        connects(plan)?,
-        intercepts(plan, Load::Say(GET))?,
-    ] {
+    let [relays, _] = relays(plan)?;
+    for contest in [relays, connects(plan)?, intercepts(plan, Load::Say(GET))?] {
         eprintln!("{}", contest.description);
         let is_ours = |entry: &&Entry| matches!(entry.start, Start::Proxy(Kind::Outrigger, _));
         // Of two, the one with filters.
@@ -144,7 +141,7 @@ enum Start {
 
 #[derive(Clone, Copy)]
 enum Load {
-    Exchange,
+    Transfer(&'static [Line]),
     Say(Message),
     Requests,
 }
@@ -175,20 +172,28 @@ fn relay_entries(plan: &Plan, backends: &[SocketAddr], bare: &[Bare]) -> Vec<Ent
     proxies(plan).map(proxy).chain(bare).collect()
 }
 
-fn relays(plan: &Plan) -> Result<Contest> {
+fn relays(plan: &Plan) -> Result<[Contest; 2]> {
     let bare = [Bare::Splice, Bare::Copy256, Bare::Copy8];
-    let backend = backend::exchange()?;
-    Ok(Contest {
+    let backend = backend::transfer()?;
+    let contest = |lines: &'static [Line], what, bytes| Contest {
         mode: Mode::Relay,
         description: format!(
-            "relay: {} connections, {} MiB both ways at a time",
+            "relay: {} connections, {} MiB at a time, {what}",
             load::CONNECTIONS,
             load::TRANSFER >> 20
         ),
-        load: Load::Exchange,
-        unit: Unit::GiB(2 * load::TRANSFER),
+        load: Load::Transfer(lines),
+        unit: Unit::GiB(bytes),
         entries: relay_entries(plan, &[backend; 3], &bare),
-    })
+    };
+    Ok([
+        contest(
+            &[Line::Up, Line::Down],
+            "half up and half down",
+            load::TRANSFER,
+        ),
+        contest(&[Line::Both], "each both ways at once", 2 * load::TRANSFER),
+    ])
 }
 
 fn connects(plan: &Plan) -> Result<Contest> {
@@ -255,8 +260,20 @@ impl Entry {
 impl Contest {
     async fn measure(&self, subject: &Subject, pace: Pace, duration: Duration) -> Result<Measured> {
         let (start, before) = (Instant::now(), cores::cpu_time(subject.pid())?);
+        let sw = || -> u64 {
+            std::process::Command::new("sh").arg("-c").arg(format!("cat /proc/{}/task/*/status | grep ^voluntary | awk '{{s+=$2}} END {{print s}}'", subject.pid())).output().ok().and_then(|o| String::from_utf8_lossy(&o.stdout).trim().parse().ok()).unwrap_or(0)
+        }; // XXX
+        let sw0 = sw(); // XXX
         let sample = self.load.drive(subject.address, pace, duration).await;
         let sample = sample.with_context(|| format!("load on {}", subject.name))?;
+        {
+            let s = &sample;
+            eprintln!(
+                "XXX {} {pace:?} switches/op {:.2}",
+                subject.name,
+                (sw() - sw0) as f64 / s.done as f64
+            );
+        } // XXX
         let (elapsed, used) = (start.elapsed(), cores::cpu_time(subject.pid())? - before);
         ensure!(
             sample.failed == 0,
@@ -272,7 +289,7 @@ impl Contest {
 impl Load {
     async fn drive(self, address: SocketAddr, pace: Pace, duration: Duration) -> Result<Sample> {
         match self {
-            Self::Exchange => load::exchange(address, pace, duration).await,
+            Self::Transfer(lines) => load::transfer(address, lines, pace, duration).await,
             Self::Say(message) => load::connect(address, message, pace, duration).await,
             Self::Requests => {
                 crate::load::drive(Protocol::Http1, Chain::Plain, address, pace, duration).await

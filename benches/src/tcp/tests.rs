@@ -14,15 +14,18 @@ async fn relay_to(bare: Bare, backend: SocketAddr) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn every_bare_relay_carries_exchanges() {
+async fn every_bare_relay_carries_transfers() {
     for bare in [Bare::Splice, Bare::Copy256, Bare::Copy8] {
         let run = async {
-            let address = relay_to(bare, backend::exchange().unwrap()).await;
-            for pace in [Pace::Saturate, Pace::Rate(100.0)] {
-                let load = Load::Exchange.drive(address, pace, Duration::from_millis(200));
-                let sample = load.await.unwrap();
-                assert_eq!(sample.failed, 0);
-                assert_eq!(sample.latencies.len() as u64, sample.done);
+            let address = relay_to(bare, backend::transfer().unwrap()).await;
+            for line in [&[Line::Up], &[Line::Down], &[Line::Both]] {
+                for pace in [Pace::Saturate, Pace::Rate(100.0)] {
+                    let load =
+                        Load::Transfer(line).drive(address, pace, Duration::from_millis(100));
+                    let sample = load.await.unwrap();
+                    assert_eq!(sample.failed, 0);
+                    assert_eq!(sample.latencies.len() as u64, sample.done);
+                }
             }
         };
         LocalSet::new().run_until(run).await;
