@@ -89,11 +89,7 @@ impl Bare {
 
 async fn pass_spliced(from: &TcpStream, to: &TcpStream) -> Result<()> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    let pipe: i32 = std::env::var("XXX_PIPE")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(PIPE); // XXX
-    fcntl(&write, FcntlArg::F_SETPIPE_SZ(pipe))?;
+    fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE))?;
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     let most = usize::try_from(PIPE)?;
     loop {

@@ -260,20 +260,8 @@ impl Entry {
 impl Contest {
     async fn measure(&self, subject: &Subject, pace: Pace, duration: Duration) -> Result<Measured> {
         let (start, before) = (Instant::now(), cores::cpu_time(subject.pid())?);
-        let sw = || -> u64 {
-            std::process::Command::new("sh").arg("-c").arg(format!("cat /proc/{}/task/*/status | grep ^voluntary | awk '{{s+=$2}} END {{print s}}'", subject.pid())).output().ok().and_then(|o| String::from_utf8_lossy(&o.stdout).trim().parse().ok()).unwrap_or(0)
-        }; // XXX
-        let sw0 = sw(); // XXX
         let sample = self.load.drive(subject.address, pace, duration).await;
         let sample = sample.with_context(|| format!("load on {}", subject.name))?;
-        {
-            let s = &sample;
-            eprintln!(
-                "XXX {} {pace:?} switches/op {:.2}",
-                subject.name,
-                (sw() - sw0) as f64 / s.done as f64
-            );
-        } // XXX
         let (elapsed, used) = (start.elapsed(), cores::cpu_time(subject.pid())? - before);
         ensure!(
             sample.failed == 0,

@@ -1,12 +1,16 @@
 //! The numbers of connections, and their tables.
 
-use std::fmt;
 use std::time::Duration;
+use std::{fmt, fs};
 
 use serde::Serialize;
 
 use super::Mode;
 use crate::report::{Measured, Summary, median};
+
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+/// It sends by a timer for each socket, which costs every proxy alike, and a good deal.
+const PACED: &str = "bbr";
 
 /// Everything.
 #[derive(Clone, Debug, Serialize)]
@@ -15,6 +19,8 @@ pub struct Report {
     rounds: usize,
     /// How long each measurement lasted.
     seconds: f64,
+    /// What the system sends by; of great weight, see [`PACED`].
+    congestion_control: String,
     /// What costs processor time.
     pub(super) costs: Vec<Cost>,
     /// What costs memory.
@@ -26,6 +32,8 @@ impl Report {
         Self {
             rounds,
             seconds: duration.as_secs_f64(),
+            congestion_control: fs::read_to_string(CONGESTION_CONTROL)
+                .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned()),
             costs: Vec::new(),
             idle: None,
         }
@@ -137,6 +145,15 @@ impl Idle {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\ncongestion control: {}", self.congestion_control)?;
+        if self.congestion_control == PACED {
+            writeln!(
+                f,
+                "note: it paces by timers, which hides what proxies do with bytes; measure within\n\
+                 unshare --net sh -c 'ip link set lo up; \
+                 sysctl -w net.ipv4.tcp_congestion_control=reno; exec \"$@\"' sh"
+            )?;
+        }
         for cost in &self.costs {
             let unit = cost.unit;
             writeln!(
