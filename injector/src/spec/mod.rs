@@ -164,20 +164,8 @@ fn change(pod: &Pod<'_>, origin: &Origin, settings: &Settings, options: &Options
         ledger.add_volume(volume);
     }
     ledger.change(format!("volumes {TOKEN_VOLUME}, {POD_VOLUME}"));
-    unserved(options, &mut ledger);
     notes(pod, options, &mut ledger);
     ledger.finish()
-}
-
-/// What the pod now counts on and the proxy does not do yet: without it the pod does not work.
-fn unserved(options: &Options, ledger: &mut Ledger) {
-    if let Redirect::Rules(_) = options.redirect {
-        ledger.note(format!(
-            "THIS POD WILL NOT WORK YET: nothing listens on {OUTBOUND_PORT} and {INBOUND_PORT}, where its \
-             connections are redirected, before the proxy can intercept; {PREFIX}redirect: none leaves them \
-             alone",
-        ));
-    }
 }
 
 fn notes(pod: &Pod<'_>, options: &Options, ledger: &mut Ledger) {
