@@ -153,7 +153,7 @@ impl Family {
         SocketAddr::new(self.there, port)
     }
 
-    async fn from_client(self, to: SocketAddr, steps: &[Step]) -> Result<String> {
+    async fn ask(self, to: SocketAddr, steps: &[Step]) -> Result<String> {
         let said = talk_from(Some(self.client), to, steps, LIMIT).await;
         let said = said.with_context(|| format!("to {to}"))?;
         Ok(String::from_utf8_lossy(&said).into_owned())
@@ -228,20 +228,18 @@ async fn redirected(kind: Kind, family: Family, mode: Mode) -> Result<()> {
         (7002, "known:hello"),
         (7003, "known:hello"),
     ] {
-        let said = family.from_client(family.at(port), &hello).await?;
+        let said = family.ask(family.at(port), &hello).await?;
         ensure!(said == expected, "port {port}: {said:?}, not {expected:?}");
     }
     // Requests go there too.
     let http = Upstream::start_with("http", family.at(7004), None).await?;
     let request = "GET /there HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let steps = [Step::Send(request.to_owned()), Step::WaitClose];
-    let said = family.from_client(family.at(7004), &steps).await?;
+    let said = family.ask(family.at(7004), &steps).await?;
     ensure!(said.starts_with("HTTP/1.1 200"), "{said:?}");
     ensure!(http.take_received().len() == 1, "the host got no request");
     // Nobody listens there: the connection is closed.
-    let said = family
-        .from_client(family.at(7009), &[Step::WaitClose])
-        .await?;
+    let said = family.ask(family.at(7009), &[Step::WaitClose]).await?;
     ensure!(said.is_empty(), "{said:?}");
     for (name, wanted) in [
         ("listener.exact.downstream_cx_total", 1),
@@ -265,9 +263,7 @@ fn a_connection_to_the_proxy_itself_does_not_go_round() -> Result<()> {
         let proxy = Proxy::start(Kind::Outrigger, &config).await?;
         // With the rules there the kernel tracks every connection, and tells where this one went.
         family.redirect(mode, "7000")?;
-        let said = family
-            .from_client(family.at(CAPTURE), &[Step::WaitClose])
-            .await?;
+        let said = family.ask(family.at(CAPTURE), &[Step::WaitClose]).await?;
         ensure!(said.is_empty(), "{said:?}");
         wait_for(&proxy, "cluster.passthrough.original_dst_loop", 1).await?;
         wait_for(&proxy, "cluster.passthrough.upstream_cx_total", 0).await?;
@@ -286,7 +282,7 @@ fn a_connection_to_the_proxy_by_another_of_its_addresses_does_not_go_round() -> 
             family.redirect(Mode::Redirect, &CAPTURE.to_string())?;
             for (count, address) in [(1, family.there), (2, family.also)] {
                 let to = SocketAddr::new(address, CAPTURE);
-                let said = family.from_client(to, &[Step::WaitClose]).await?;
+                let said = family.ask(to, &[Step::WaitClose]).await?;
                 ensure!(said.is_empty(), "{said:?}");
                 wait_for(&proxy, "cluster.passthrough.original_dst_loop", count).await?;
                 wait_for(&proxy, "listener.capture.downstream_cx_total", count).await?;
@@ -335,7 +331,7 @@ fn each_destination_is_learned_for_itself() -> Result<()> {
                 Step::Finish,
                 Step::WaitClose,
             ];
-            family.from_client(host.address(), &hears).await?;
+            family.ask(host.address(), &hears).await?;
             for (name, wanted) in [("server_first", server_first), ("learned", learned)] {
                 let name = format!("listener.choosing.protocol_choice.{name}");
                 wait_for(&proxy, &name, wanted).await?;
