@@ -143,7 +143,8 @@ fn to_admin(page: Option<&str>) -> Value {
 fn listener(name: &str, port: u16, routes: &[Value]) -> Value {
     json!({
         "name": name,
-        "address": address("0.0.0.0", port),
+        // Pods have addresses of either family, or of both.
+        "address": {"socket_address": {"address": "::", "ipv4_compat": true, "port_value": port}},
         "filter_chains": [{"filters": [{
             "name": "envoy.filters.network.http_connection_manager",
             "typed_config": {

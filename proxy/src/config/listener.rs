@@ -14,6 +14,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// First the `address`, then `additional_addresses`; port 0 is chosen by the system.
     pub addresses: Vec<SocketAddr>,
+    /// Those of `addresses` that are of IPv6 and take IPv4 too (`ipv4_compat`).
+    pub dual_stack: Vec<SocketAddr>,
     /// `stat_prefix`; default is the address with `.`→`.` as Envoy prints it (`0.0.0.0_8080`).
     pub stat_prefix: Option<Arc<str>>,
     /// In order of definition, then the default chain, if there is one.
@@ -59,6 +61,7 @@ impl Listener {
         Self {
             name: name.into(),
             addresses: Vec::new(),
+            dual_stack: Vec::new(),
             stat_prefix: None,
             filter_chains: Vec::new(),
             matcher: ChainMatcher::default(),

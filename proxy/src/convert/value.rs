@@ -169,13 +169,13 @@ impl Cx<'_> {
         crate::unsupported!(
             self,
             SocketAddress,
-            [
-                protocol,
-                resolver_name,
-                ipv4_compat,
-                network_namespace_filepath
-            ]
+            [protocol, resolver_name, network_namespace_filepath]
         );
+        self.partly::<SocketAddress>("ipv4_compat", "of listeners");
+        if ipv4_compat {
+            self.field("ipv4_compat")
+                .error("not supported: only a listener takes connections");
+        }
         let port = match port_specifier {
             Some(socket_address::PortSpecifier::PortValue(port)) => {
                 u16::try_from(port).ok().or_else(|| {
@@ -209,6 +209,19 @@ impl Cx<'_> {
     pub fn numeric_address(&self, address: Address) -> Option<SocketAddr> {
         let found = self.address(address)?;
         self.field("socket_address").numeric(found)
+    }
+
+    /// A numeric address to listen at, and whether one of IPv6 takes IPv4 too.
+    #[must_use]
+    pub fn listen_address(&self, mut address: Address) -> Option<(SocketAddr, bool)> {
+        let takes_ipv4 = match &mut address.address {
+            Some(address::Address::SocketAddress(socket)) => {
+                std::mem::take(&mut socket.ipv4_compat)
+            }
+            _ => false,
+        };
+        let address = self.numeric_address(address)?;
+        Some((address, takes_ipv4 && address.is_ipv6()))
     }
 
     /// The same of the message within it.

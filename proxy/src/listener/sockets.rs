@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -34,6 +34,8 @@ struct Options {
     freebind: bool,
     backlog: i32,
     transparent: bool,
+    /// An IPv6 socket takes IPv4 too.
+    takes_ipv4: bool,
     /// None of it: connections are handed over.
     is_virtual: bool,
 }
@@ -56,6 +58,7 @@ impl Sockets {
                 .tcp_backlog_size
                 .map_or(BACKLOG, |size| i32::try_from(size).unwrap_or(i32::MAX)),
             transparent: config.transparent,
+            takes_ipv4: config.dual_stack.contains(&configured),
             is_virtual: !config.bind_to_port,
         };
         let same = |old: &&Arc<Self>| old.configured == configured && old.options == options;
@@ -70,7 +73,10 @@ impl Sockets {
                 waiting: Mutex::new((0..workers).map(|_| None).collect()),
             }));
         }
-        let first = options.socket(configured)?;
+        let first = options.socket(configured).or_else(|error| {
+            let address = options.without_ipv6(configured, &error).ok_or(error)?;
+            options.socket(address)
+        })?;
         // The port that the system chose for the first is everyone's.
         let address = first
             .local_addr()?
@@ -147,6 +153,13 @@ impl Sockets {
 }
 
 impl Options {
+    /// What is left of an address for both families where the kernel has no IPv6.
+    fn without_ipv6(&self, configured: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+        let is_missing = error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+        (is_missing && self.takes_ipv4 && configured.ip().is_unspecified())
+            .then(|| (Ipv4Addr::UNSPECIFIED, configured.port()).into())
+    }
+
     fn socket(&self, address: SocketAddr) -> io::Result<Socket> {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -158,8 +171,7 @@ impl Options {
             socket.set_reuse_port(true)?;
         }
         if address.is_ipv6() {
-            // As Envoy without `ipv4_compat`.
-            socket.set_only_v6(true)?;
+            socket.set_only_v6(!self.takes_ipv4)?;
         }
         if self.freebind {
             if address.is_ipv6() {
@@ -203,4 +215,30 @@ pub fn prepare_accepted(
         keepalive = keepalive.with_retries(probes);
     }
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_for_both_families_needs_only_one() {
+        let options = |takes_ipv4| Options {
+            reuse_port: false,
+            freebind: false,
+            backlog: 1,
+            transparent: false,
+            takes_ipv4,
+            is_virtual: false,
+        };
+        let missing = io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
+        let taken = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        let any = "[::]:80".parse().unwrap();
+        let ipv4 = "0.0.0.0:80".parse().unwrap();
+        assert_eq!(options(true).without_ipv6(any, &missing), Some(ipv4));
+        assert_eq!(options(true).without_ipv6(any, &taken), None);
+        assert_eq!(options(false).without_ipv6(any, &missing), None);
+        let one = "[::1]:80".parse().unwrap();
+        assert_eq!(options(true).without_ipv6(one, &missing), None);
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     io,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -102,11 +103,23 @@ fn is_exhausted(error: &io::Error) -> bool {
     )
 }
 
-fn start(worker: &Rc<Worker>, shared: &Shared, stream: TcpStream, remote: std::net::SocketAddr) {
+fn start(worker: &Rc<Worker>, shared: &Shared, stream: TcpStream, remote: SocketAddr) {
     let listener = Arc::clone(&shared.listener.borrow());
     let prepared = prepare_accepted(&stream, &listener.config).and_then(|()| stream.local_addr());
     // An error means that the client has gone already.
     if let Ok(local) = prepared {
+        let (remote, local) = (as_ipv4(remote), as_ipv4(local));
         dispatch::start(worker, listener, stream, remote, local);
+    }
+}
+
+/// A client of IPv4 is one, also where an IPv6 socket took it.
+fn as_ipv4(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => (ip, address.port()).into(),
+            None => address,
+        },
+        IpAddr::V4(_) => address,
     }
 }

@@ -1,7 +1,7 @@
 //! Runs one case on one proxy and writes down what happened.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -178,9 +178,13 @@ impl Run<'_> {
             std::fs::rename(&new, &path)?;
             return Ok(Outcome::default());
         }
-        let address = self
+        let mut address = self
             .address(request.listener.as_deref().unwrap_or("main"))
             .await?;
+        // A listener of IPv6 may take IPv4 too.
+        if request.from.is_some_and(|from| from.is_ipv4()) && address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
         if let Some(steps) = &request.tcp {
             return self.tcp(request, steps, address).await;
         }

@@ -249,6 +249,10 @@ fn prometheus_gets_both_expositions() -> Result<()> {
             log.contains("no metrics of the application (http, port "),
             "{log}"
         );
+        // A pod may have addresses of either family.
+        let metrics = sidecar.listener_v6("outrigger-metrics").await?;
+        let reply = client::get(metrics, "/stats/prometheus").await?;
+        ensure!(reply.status == 200, "{reply:?}");
         let other = client::get(metrics, "/stats").await?;
         ensure!(other.status == 404, "{other:?}");
         Ok(())

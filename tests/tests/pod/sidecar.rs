@@ -1,7 +1,7 @@
 //! The sidecar of an injected pod, run as Kubernetes would, but for its ports.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use outrigger_injector::spec::{
@@ -188,6 +188,12 @@ impl Sidecar {
             Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         })
         .await
+    }
+
+    /// The same, asked over IPv6.
+    pub(crate) async fn listener_v6(&self, name: &str) -> Result<SocketAddr> {
+        let port = self.listener(name).await?.port();
+        Ok(SocketAddr::from((Ipv6Addr::LOCALHOST, port)))
     }
 
     /// A page on the kubelet's port, asked as the kubelet does.

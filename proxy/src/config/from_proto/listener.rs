@@ -101,9 +101,9 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
         "accepting yields to other work by itself",
         [max_connections_to_accept_per_socket_event]
     );
-    let mut addresses = Vec::new();
+    let mut listens = Vec::new();
     if let Some(address) = cx.required("address", address) {
-        addresses.extend(cx.field("address").numeric_address(address));
+        listens.extend(cx.field("address").listen_address(address));
     }
     let additional_cx = cx.field("additional_addresses");
     for (index, additional) in additional_addresses.into_iter().enumerate() {
@@ -116,9 +116,12 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
         } = additional;
         unsupported!(cx, AdditionalAddress, [socket_options, tcp_keepalive]);
         if let Some(address) = cx.required("address", address) {
-            addresses.extend(cx.field("address").numeric_address(address));
+            listens.extend(cx.field("address").listen_address(address));
         }
     }
+    let both = listens.iter().filter(|(_, takes_ipv4)| *takes_ipv4);
+    let dual_stack = both.map(|(address, _)| *address).collect();
+    let addresses: Vec<_> = listens.into_iter().map(|(address, _)| address).collect();
     let (chains, matcher) = filter_chain::filter_chains(cx, filter_chains, default_filter_chain);
     let use_original_dst = bool_or(use_original_dst, false);
     let mut filters =
@@ -148,6 +151,7 @@ pub fn listener(cx: &Cx<'_>, listener: Proto) -> Option<Listener> {
             Arc::from(name)
         },
         addresses,
+        dual_stack,
         stat_prefix: (!stat_prefix.is_empty()).then(|| Arc::from(stat_prefix)),
         filter_chains: chains,
         matcher,

@@ -1,6 +1,6 @@
 //! Who asks: the client behind trusted proxies, and the lists that it is read from and added to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, uri::Scheme};
 
@@ -22,7 +22,9 @@ pub(super) fn find_client(
             .and_then(|skip| forwarded_client(headers, skip));
         if !config.skip_xff_append {
             let peer = origin.remote.ip();
-            let address = if peer.is_loopback() {
+            // Only the one address, as in Envoy: others of 127.0.0.0/8 tell more than our own would.
+            let is_loopback = peer == Ipv4Addr::LOCALHOST || peer == Ipv6Addr::LOCALHOST;
+            let address = if is_loopback {
                 origin.own_address
             } else {
                 peer

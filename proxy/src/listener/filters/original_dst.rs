@@ -1,6 +1,6 @@
 //! Where a redirected connection was going to.
 
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use nix::sys::socket::{
     getsockopt,
@@ -11,7 +11,12 @@ use tokio::net::TcpStream;
 /// The destination that connection tracking has for it; of a socket that takes connections to any address
 /// (TPROXY) its own address. None if it was not redirected.
 pub(super) fn original_dst(stream: &TcpStream, is_transparent: bool) -> Option<SocketAddr> {
-    let local = stream.local_addr().ok()?;
+    let mut local = stream.local_addr().ok()?;
+    if let IpAddr::V6(ip) = local.ip()
+        && let Some(ip) = ip.to_ipv4_mapped()
+    {
+        local.set_ip(ip.into());
+    }
     let tracked = match local {
         SocketAddr::V4(_) => {
             let address = getsockopt(stream, OriginalDst).ok();
