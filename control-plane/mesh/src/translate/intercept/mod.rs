@@ -7,6 +7,8 @@
 //! serves. So the address tells the service, for any protocol, and what has no such listener is not of the
 //! mesh. Whatever one service does, listeners of others do not change.
 
+mod workloads;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -39,6 +41,9 @@ use crate::{
     resolve::ServiceAddress,
     scope::{Interception, Mode, Node, OutboundPolicy},
 };
+
+pub use workloads::Served;
+pub(super) use workloads::Workloads;
 
 /// The listener that the rules send the workload's calls to.
 pub const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
@@ -122,9 +127,9 @@ impl Frontend {
             }
             // Requests are balanced; a connection of another kind goes to the endpoint that was called.
             AppProtocol::Auto if self.by_endpoint => {
-                Serves::Either(http(), tcp_chain(profile, &cluster, PASSTHROUGH, 1))
+                Serves::either(http(), tcp_chain(profile, &cluster, PASSTHROUGH, 1))
             }
-            AppProtocol::Auto => Serves::Either(
+            AppProtocol::Auto => Serves::either(
                 http(),
                 tcp_chain(profile, &cluster, &cluster, CONNECT_ATTEMPTS),
             ),
@@ -132,77 +137,6 @@ impl Frontend {
         self.addresses
             .iter()
             .map(move |address| serves.at(*address, TrafficDirection::Outbound))
-    }
-}
-
-/// A port that a workload serves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Served {
-    /// The workload's own addresses that services lead to there.
-    addresses: Vec<IpAddr>,
-    protocol: AppProtocol,
-    /// Whose endpoint it is.
-    services: Vec<ServiceAddress>,
-}
-
-/// Every port of every workload, by its address: what services' endpoints tell.
-#[derive(Debug, Default)]
-pub(super) struct Workloads(BTreeMap<SocketAddr, Vec<(ServiceAddress, AppProtocol)>>);
-
-impl Workloads {
-    pub(super) fn of(model: &Model) -> Self {
-        let mut ports = BTreeMap::<_, Vec<_>>::new();
-        for (service, entry) in model.services() {
-            for slot in &entry.ports {
-                for endpoint in &slot.endpoints {
-                    let address = ServiceAddress {
-                        service: service.clone(),
-                        port: slot.port.number,
-                    };
-                    let known = ports.entry(*endpoint).or_default();
-                    known.push((address, slot.port.protocol.clone()));
-                }
-            }
-        }
-        Self(ports)
-    }
-
-    /// What the workload with these addresses serves, by port.
-    pub(super) fn served(&self, interception: &Interception) -> BTreeMap<u16, Served> {
-        let mut served = BTreeMap::<u16, Served>::new();
-        for ip in &interception.addresses {
-            let (first, last) = (SocketAddr::new(*ip, 0), SocketAddr::new(*ip, u16::MAX));
-            for (endpoint, services) in self.0.range(first..=last) {
-                let mut protocols = services.iter().map(|(_, protocol)| protocol);
-                let protocol = protocols.next().cloned().unwrap_or_default();
-                let protocol = protocols.fold(protocol, |one, other| common(&one, other));
-                let entry = served.entry(endpoint.port()).or_insert_with(|| Served {
-                    addresses: Vec::new(),
-                    protocol: protocol.clone(),
-                    services: Vec::new(),
-                });
-                entry.protocol = common(&entry.protocol, &protocol);
-                entry.addresses.push(*ip);
-                for (service, _) in services {
-                    if !entry.services.contains(service) {
-                        entry.services.push(service.clone());
-                    }
-                }
-            }
-        }
-        served
-    }
-}
-
-/// What two services that disagree about a port leave open.
-fn common(one: &AppProtocol, other: &AppProtocol) -> AppProtocol {
-    match (one, other) {
-        (AppProtocol::Other(_), AppProtocol::Other(_)) => one.clone(),
-        (one, other) if one == other => one.clone(),
-        (AppProtocol::Http1 | AppProtocol::Http2, AppProtocol::Http1 | AppProtocol::Http2) => {
-            AppProtocol::Http1
-        }
-        _ => AppProtocol::Auto,
     }
 }
 
@@ -228,7 +162,7 @@ pub(super) fn own_listeners(
         };
         let serves = match served.protocol {
             AppProtocol::Http1 | AppProtocol::Http2 => Serves::Http(http()),
-            AppProtocol::Auto => Serves::Either(http(), tcp()),
+            AppProtocol::Auto => Serves::either(http(), tcp()),
             AppProtocol::Other(_) => Serves::Tcp(tcp()),
         };
         for address in &served.addresses {
@@ -379,15 +313,25 @@ fn entrance(
     }
 }
 
+/// The chains of a port whose protocol is not declared.
+struct Either {
+    http: api::FilterChain,
+    tcp: api::FilterChain,
+}
+
 /// What a virtual listener does with connections.
 enum Serves {
     Http(api::FilterChain),
     Tcp(api::FilterChain),
     /// What the client says first tells.
-    Either(api::FilterChain, api::FilterChain),
+    Either(Box<Either>),
 }
 
 impl Serves {
+    fn either(http: api::FilterChain, tcp: api::FilterChain) -> Self {
+        Self::Either(Box::new(Either { http, tcp }))
+    }
+
     fn at(&self, address: SocketAddr, direction: TrafficDirection) -> api::Listener {
         let listener = api::Listener {
             name: name(address),
@@ -401,7 +345,8 @@ impl Serves {
                 filter_chains: vec![chain.clone()],
                 ..listener
             },
-            Self::Either(http, tcp) => {
+            Self::Either(either) => {
+                let Either { http, tcp } = &**either;
                 let http = api::FilterChain {
                     filter_chain_match: Some(api::FilterChainMatch {
                         application_protocols: ["http/1.0", "http/1.1", "h2c"]
