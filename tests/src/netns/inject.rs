@@ -29,6 +29,8 @@ pub struct Injection {
     pub annotations: Vec<(&'static str, String)>,
     /// Connections to what no service is, are refused.
     pub is_registry_only: bool,
+    /// Fields of the application's container, such as probes.
+    pub container: Value,
     /// The sidecar's own configuration, instead of the control plane's.
     pub static_resources: Option<Value>,
 }
@@ -40,6 +42,8 @@ pub(super) struct Commands {
     pub(super) redirect: Vec<String>,
     /// Of the sidecar, after `outrigger-proxy`.
     pub(super) proxy: Vec<String>,
+    /// The sidecar's variables.
+    pub(super) env: Vec<(String, String)>,
 }
 
 impl Injection {
@@ -55,6 +59,10 @@ impl Injection {
         for (name, value) in &self.annotations {
             annotations.insert(format!("outrigger.dev/{name}"), value.clone().into());
         }
+        let mut container = json!({"name": "app", "image": "app"});
+        for (field, value) in self.container.as_object().into_iter().flatten() {
+            container[field] = value.clone();
+        }
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -66,7 +74,7 @@ impl Injection {
             },
             "spec": {
                 "serviceAccountName": name,
-                "containers": [{"name": "app", "image": "app"}],
+                "containers": [container],
             },
         });
         pod.to_string()
@@ -102,6 +110,7 @@ impl Injection {
         Ok(Commands {
             redirect: words(container("outrigger-init")?, &[])?,
             proxy,
+            env: variables,
         })
     }
 

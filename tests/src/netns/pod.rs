@@ -87,7 +87,9 @@ impl Pod {
         words.push(self.program.display().to_string());
         words.extend(commands.proxy.iter().cloned());
         let name = format!("{}-sidecar", self.name);
-        let mut process = Process::start(&name, Path::new(&words[0]), &words[1..], &[])?;
+        let env = commands.env.iter();
+        let env: Vec<_> = env.map(|(name, value)| (&**name, &**value)).collect();
+        let mut process = Process::start(&name, Path::new(&words[0]), &words[1..], &env)?;
         let ready = SocketAddr::new(self.ip(false), 15021);
         wait::until(&format!("{name} to be ready"), DEADLINE, async || {
             process.check_running()?;
@@ -157,6 +159,13 @@ impl Pod {
         socket.set_reuseaddr(true)?;
         // It takes IPv4 too.
         socket.bind((std::net::Ipv6Addr::UNSPECIFIED, port).into())?;
+        Ok(socket.listen(128)?)
+    }
+
+    /// Listens in the pod at one address alone.
+    pub fn listen_at(&self, address: SocketAddr) -> Result<TcpListener> {
+        let socket = self.socket(address.is_ipv6())?;
+        socket.bind(address)?;
         Ok(socket.listen(128)?)
     }
 

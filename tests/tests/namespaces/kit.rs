@@ -29,7 +29,7 @@ fn listener(name: &str, address: &str, port: u16, cluster: &str) -> Value {
 }
 
 /// What is inbound goes to one port of the pod, since the other end of a loop would be the sidecar again.
-fn by_hand(port: u16) -> Injection {
+pub(crate) fn by_hand(port: u16) -> Injection {
     let mut listeners = Vec::new();
     for (family, any) in [("v4", "0.0.0.0"), ("v6", "::")] {
         listeners.push(listener(

@@ -38,17 +38,15 @@ impl Dialer {
 
     /// A connection to that port of the application, wherever it listens.
     pub(super) async fn connect(&self, port: u16) -> Result<TcpStream, String> {
-        let loopback = [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ];
-        let pod = self.pod.iter().copied().map(IpAddr::V4);
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let loopback = loopback.map(|address| (address, false));
+        let pod = self.pod.iter().map(|address| ((*address).into(), true));
         let mut failed = Vec::new();
-        for address in loopback.into_iter().chain(pod) {
+        for (address, is_pod) in loopback.into_iter().chain(pod) {
             let to = SocketAddr::new(address, port);
-            let connected = match address.is_loopback() {
-                true => TcpStream::connect(to).await,
-                false => from_passthrough(to).await,
+            let connected = match is_pod {
+                false => TcpStream::connect(to).await,
+                true => from_passthrough(to).await,
             };
             match connected.and_then(not_itself) {
                 Ok(stream) => {

@@ -465,3 +465,21 @@ fn an_application_that_says_nothing_costs_only_its_own_metrics() {
         );
     });
 }
+
+#[test]
+fn an_application_may_listen_at_the_pods_address_alone() {
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.9:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dialer = Dialer::new("fd00::5, 127.0.0.9");
+        let stream = dialer.connect(port).await.unwrap();
+        assert_eq!(
+            stream.peer_addr().unwrap().to_string(),
+            format!("127.0.0.9:{port}")
+        );
+        // Redirection knows it by that.
+        assert_eq!(stream.local_addr().unwrap().ip().to_string(), "127.0.0.6");
+        let error = Dialer::default().connect(port).await.unwrap_err();
+        assert!(error.contains(&format!("; [::1]:{port}: ")), "{error}");
+    });
+}
