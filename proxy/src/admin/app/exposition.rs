@@ -2,7 +2,6 @@
 //! unreadable is refused, and OpenMetrics, which an application may have sent unasked, is made plain.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeSet, HashMap},
     fmt::Write as _,
 };
@@ -68,8 +67,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         if let Some(comment) = line.strip_prefix('#') {
-            self.comment(line, comment.trim_start());
-            return Ok(());
+            return self.comment(line, comment.trim_start());
         }
         let sample = Sample::read(line)?;
         if let Some(family) = self.clash(sample.name) {
@@ -104,37 +102,58 @@ impl<'a> Reader<'a> {
             .find(|family| self.own.get(family) == Some(&true) || self.left_out.contains(*family))
     }
 
-    fn comment(&mut self, line: &'a str, comment: &'a str) {
+    /// A line with `#`; `comment` is what follows that.
+    fn comment(&mut self, line: &'a str, comment: &'a str) -> Result<(), String> {
         let mut words = comment.split_ascii_whitespace();
-        let (word, name, kind) = (words.next(), words.next(), words.next());
-        let (Some(word @ ("TYPE" | "HELP" | "UNIT")), Some(name)) = (word, name) else {
-            self.out.push_str(line);
-            self.out.push('\n');
-            return;
+        let (word, name) = (words.next(), words.next());
+        let Some(word @ ("TYPE" | "HELP" | "UNIT")) = word else {
+            self.put(line);
+            return Ok(());
         };
+        let name = name.filter(|name| is_name(name) || name.starts_with('"'));
+        let name = name.ok_or_else(|| format!("{word} of no metric"))?;
         if let Some(family) = self.clash(name) {
             self.left_out.insert(family.to_owned());
-            return;
+            return Ok(());
         }
-        if self.format == Format::Text || word != "TYPE" {
-            self.out.push_str(line);
-            self.out.push('\n');
-            return;
+        if word != "TYPE" {
+            self.put(line);
+            return Ok(());
         }
-        let mut name = Cow::Borrowed(name);
-        let kind = match kind.unwrap_or_default() {
-            "counter" => {
-                if !name.ends_with("_total") {
-                    name = format!("{name}_total").into();
-                }
-                "counter"
-            }
-            "unknown" | "gaugehistogram" => "untyped",
-            "info" | "stateset" => "gauge",
-            other => other,
+        let kind = words.next().unwrap_or_default();
+        let plain = match (self.format, kind) {
+            (_, "counter" | "gauge" | "histogram" | "summary" | "untyped") => kind,
+            (Format::OpenMetrics, "unknown" | "gaugehistogram") => "untyped",
+            (Format::OpenMetrics, "info" | "stateset") => "gauge",
+            _ => return Err(format!("`{kind}` is no type")),
         };
-        let _infallible = writeln!(self.out, "# TYPE {name} {kind}");
+        if let Some(more) = words.next() {
+            return Err(format!("`{more}` behind a type"));
+        }
+        // The family of OpenMetrics has not the suffix that its samples have.
+        let is_bare = self.format == Format::OpenMetrics && !name.ends_with("_total");
+        let suffix = match plain {
+            "counter" if is_bare && !name.starts_with('"') => "_total",
+            _ => "",
+        };
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(self.out, "# TYPE {name}{suffix} {plain}");
+        Ok(())
     }
+
+    fn put(&mut self, line: &str) {
+        self.out.push_str(line);
+        self.out.push('\n');
+    }
+}
+
+/// Whether it is a metric's name.
+fn is_name(text: &str) -> bool {
+    !text.starts_with(|one: char| one.is_ascii_digit()) && text.chars().all(is_of_name)
+}
+
+fn is_of_name(one: char) -> bool {
+    one.is_ascii_alphanumeric() || one == '_' || one == ':'
 }
 
 /// One line with a value.
@@ -148,8 +167,7 @@ struct Sample<'a> {
 
 impl<'a> Sample<'a> {
     fn read(line: &'a str) -> Result<Self, String> {
-        let is_name = |one: char| one.is_ascii_alphanumeric() || one == '_' || one == ':';
-        let end = line.find(|one| !is_name(one)).unwrap_or(line.len());
+        let end = line.find(|one| !is_of_name(one)).unwrap_or(line.len());
         let (name, after) = line.split_at(end);
         let is_quoted = name.is_empty() && after.starts_with('{');
         if (name.is_empty() && !is_quoted) || name.starts_with(|one: char| one.is_ascii_digit()) {

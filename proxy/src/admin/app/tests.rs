@@ -184,6 +184,10 @@ fn what_is_no_exposition_is_refused() {
         ("a one\n", "line 1: `one` is no value"),
         ("a 1 x\n", "line 1: `x` is no timestamp"),
         ("a 1 2 3\n", "line 1: `3` behind a sample"),
+        ("# TYPE a\n", "line 1: `` is no type"),
+        ("# TYPE a info\n", "line 1: `info` is no type"),
+        ("# TYPE a counter x\n", "line 1: `x` behind a type"),
+        ("# HELP a-b x\n", "line 1: HELP of no metric"),
     ] {
         assert_eq!(adopt(text, Format::Text, OWN).unwrap_err(), said, "{text}");
     }
@@ -482,4 +486,33 @@ fn an_application_may_listen_at_the_pods_address_alone() {
         let error = Dialer::default().connect(port).await.unwrap_err();
         assert!(error.contains(&format!("; [::1]:{port}: ")), "{error}");
     });
+}
+
+proptest::proptest! {
+    /// Anything gets an answer, and what was adopted can be adopted again as it is.
+    #[test]
+    fn any_exposition_gets_an_answer(
+        text in "([a-z_]{1,4}(\\{[a-z]=\"[^\n]{0,4}\"\\})? ?[0-9.eNa+-]{0,4}( #? ?[0-9{}]{0,3})?|# (TYPE|HELP|EOF)? ?[a-z_]{0,8} ?[a-z]{0,7}|\\PC{0,12}|envoy_(up|time)(_sum)? 1)(\n[a-z]{1,3} [0-9]{1,2}){0,3}",
+        is_openmetrics: bool,
+    ) {
+        let format = if is_openmetrics { Format::OpenMetrics } else { Format::Text };
+        if let Ok(adopted) = adopt(&text, format, OWN) {
+            let again = adopt(&adopted.text, Format::Text, OWN);
+            proptest::prop_assert_eq!(again.map(|again| again.text), Ok(adopted.text));
+        }
+    }
+
+    /// Whatever a redirect says, it leads somewhere or nowhere.
+    #[test]
+    fn any_location_gets_an_answer(location in "((https?|ftp)://|//|/|\\?)?\\PC{0,20}") {
+        let from = Url {
+            is_tls: false,
+            host: "10.0.0.7".to_owned(),
+            port: 80,
+            path: "/a/b?c".parse().unwrap(),
+        };
+        if let Some((to, is_absolute)) = from.resolve(&location) {
+            proptest::prop_assert!(is_absolute || (to.host == from.host && to.port == from.port));
+        }
+    }
 }
