@@ -114,14 +114,10 @@ impl Entry {
         let Some(target) = &self.target else {
             return false;
         };
-        target.types().all(|(type_url, resources)| {
-            let needs = match type_url {
-                // Each listener has its own.
-                TypeUrl::Route => true,
-                _ => !resources.is_empty(),
-            };
-            !needs || asks(type_url)
-        })
+        // Where nothing is HTTP, no listener has routes to ask for.
+        target
+            .types()
+            .all(|(type_url, resources)| resources.is_empty() || asks(type_url))
     }
 
     /// What it refuses at present.

@@ -101,7 +101,8 @@ impl Pod {
             }
             Ok(())
         })
-        .await?;
+        .await
+        .with_context(|| process::tail(&process.log(), 30))?;
         self.sidecar = Some(process);
         Ok(())
     }

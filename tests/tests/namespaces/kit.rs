@@ -1,12 +1,12 @@
 //! Pods whose sidecars have a configuration by hand: all goes on to where it was going.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use outrigger_tests::netns::{Injection, Nginx, Place, Pod, Smtp, installed, run};
 use outrigger_tests::upstream::{Speaks, TcpHost};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::to_end;
 
 fn listener(name: &str, address: &str, port: u16, cluster: &str) -> Value {
     json!({
@@ -93,15 +93,6 @@ fn a_pod_reaches_another_through_both_sidecars() {
         }
         Ok(())
     });
-}
-
-/// Everything until the other side has closed its half.
-async fn to_end(stream: &mut (impl AsyncRead + Unpin)) -> Result<String> {
-    let mut said = String::new();
-    let read = stream.read_to_string(&mut said);
-    let read = tokio::time::timeout(Duration::from_secs(10), read).await;
-    read.context("no end")??;
-    Ok(said)
 }
 
 #[test]
