@@ -115,6 +115,13 @@ impl Pod {
         Ok(())
     }
 
+    /// SIGTERM for the sidecar, which goes on by itself.
+    pub fn terminate_sidecar(&mut self) -> Result<Process> {
+        let process = self.sidecar.take().context("it does not run")?;
+        process.signal(Signal::SIGTERM)?;
+        Ok(process)
+    }
+
     /// Starts an application in the pod, with these words before its own, such as another user's `setpriv`.
     pub fn start(&self, name: &str, words: &[String]) -> Result<Process> {
         let words = [self.namespace.exec(), words.to_vec()].concat();

@@ -3,6 +3,7 @@
 mod exclusions;
 mod kit;
 mod kubelet;
+mod life;
 mod limits;
 mod pairs;
 mod restarts;
