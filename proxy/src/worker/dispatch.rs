@@ -164,6 +164,7 @@ impl Accepted {
                 }
             }
         };
+        let was_given_up = self.early.is_some() || matches!(looked, Looked::TimedOut);
         let goes_on = match looked {
             Looked::Done => true,
             Looked::Stopped(Stop::RemoteClose) => {
@@ -180,6 +181,11 @@ impl Accepted {
                 config.continue_on_listener_filters_timeout
             }
         };
+        if goes_on && was_given_up && filters::see_again(&mut self.stream).is_err() {
+            listener.stats.filter_error.inc();
+            self.take_early(listener, None);
+            return false;
+        }
         if !goes_on {
             self.take_early(listener, None);
         }

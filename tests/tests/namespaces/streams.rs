@@ -51,7 +51,7 @@ fn either_half_may_close_first() {
 #[test]
 fn silent_connections_last() {
     run("silent_connections_last", async |place| {
-        let ports = [port("tcp-echo", 7000), port("redis-echo", 7003)];
+        let ports = [port("tcp-echo", 7000), port("plain", 7003)];
         let service = place.service("echo", &ports);
         let (mut client, mut server) = (place.pod("client")?, place.pod("echo-0")?);
         let objects = [service.yaml(&[&server])];

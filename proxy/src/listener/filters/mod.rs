@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::TcpStream;
 
-pub use peek::is_silent;
+pub use peek::{is_silent, see_again};
 pub use stats::Stats;
 
 use self::{

@@ -87,6 +87,21 @@ pub fn is_silent(stream: &TcpStream) -> bool {
     peek_now(stream, &mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// Makes bytes count again that a look which was given up has seen: it was waiting for more of them, and whoever
+/// reads them now must not.
+///
+/// # Errors
+/// When there are no file descriptors.
+pub fn see_again(stream: &mut TcpStream) -> io::Result<()> {
+    use std::os::fd::AsFd as _;
+    if !is_silent(stream) {
+        // The system says of a new registration what is there already.
+        let same: std::net::TcpStream = stream.as_fd().try_clone_to_owned()?.into();
+        *stream = TcpStream::from_std(same)?;
+    }
+    Ok(())
+}
+
 fn peek(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     stream.try_io(Interest::READABLE, || peek_now(stream, buffer))
 }
