@@ -103,7 +103,7 @@ impl Injection {
             if let Ok(mut bootstrap) = serde_json::from_str::<Value>(word)
                 && bootstrap.is_object()
             {
-                self.adapt(&mut bootstrap, ips)?;
+                self.adapt(&mut bootstrap)?;
                 *word = bootstrap.to_string();
             }
         }
@@ -114,7 +114,7 @@ impl Injection {
         })
     }
 
-    fn adapt(&self, bootstrap: &mut Value, ips: &[IpAddr]) -> Result<()> {
+    fn adapt(&self, bootstrap: &mut Value) -> Result<()> {
         if let Some(resources) = &self.static_resources {
             let own = bootstrap["static_resources"].as_object_mut();
             let own = own.context("static_resources")?;
@@ -128,14 +128,10 @@ impl Injection {
             return Ok(());
         }
         let metadata = &mut bootstrap["node"]["metadata"]["outrigger"];
-        if metadata["interception"].is_null() {
-            let mode = match self.mode {
-                Mode::Redirect => "redirect",
-                Mode::Tproxy => "tproxy",
-            };
-            let all: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
-            metadata["interception"] = json!({"addresses": all.join(","), "mode": mode});
-        }
+        ensure!(
+            metadata["interception"].is_object(),
+            "the injector does not say that connections are taken over: {metadata:#}"
+        );
         if self.is_registry_only {
             metadata["interception"]["outboundPolicy"] = "registry-only".into();
         }
