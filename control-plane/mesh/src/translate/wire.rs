@@ -46,9 +46,10 @@ pub(super) fn address(address: SocketAddr) -> core::Address {
     }
 }
 
-/// "Over the stream that this came from."
+/// "Over the stream that this came from", however long that takes: what refers to it is not ready before.
 pub(super) fn ads() -> core::ConfigSource {
     core::ConfigSource {
+        initial_fetch_timeout: Some(duration(Duration::ZERO)),
         resource_api_version: core::ApiVersion::V3.into(),
         config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
             core::AggregatedConfigSource {},
