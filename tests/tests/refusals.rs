@@ -13,7 +13,7 @@ const TYPES: &str = "type.googleapis.com/envoy.extensions.filters";
 
 /// What is sent, the status, and what the reason says.
 const CASES: [(&str, u16, &str); 14] = [
-    ("NONSENSE\r\n\r\n", 400, "not valid HTTP/1"),
+    ("NONSENSE\r\n\r\n", 400, "does not speak HTTP"),
     ("GET / HTTP/1.1\r\n\r\n", 400, "no host header"),
     ("GET / HTTP/1.0\r\nhost: a\r\n\r\n", 426, "accept_http_10"),
     (
