@@ -34,6 +34,16 @@ impl Cores {
     }
 }
 
+/// Runs `what` on the load's core, knowing both.
+pub fn run<T>(what: impl AsyncFnOnce(Cores) -> Result<T>) -> Result<T> {
+    let cores = Cores::choose()?;
+    pin(cores.load)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(what(cores))
+}
+
 /// Moves the calling thread, and what it starts from now on, to one core.
 pub fn pin(core: usize) -> Result<()> {
     let mut set = CpuSet::new();

@@ -71,12 +71,7 @@ struct SlowHost {
 /// # Errors
 /// A proxy that does not start, or load that fails.
 pub fn run(duration: Duration) -> Result<Report> {
-    let cores = Cores::choose()?;
-    cores::pin(cores.load)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    cores::run(async |cores| {
         Ok(Report {
             overload: overload(cores, duration).await?,
             noisy: noisy(cores, duration).await?,

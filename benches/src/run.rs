@@ -12,7 +12,7 @@ use outrigger_tests::proxy;
 use crate::backend;
 use crate::config::Chain;
 use crate::cores::{self, Cores};
-use crate::load::{self, Pace, Protocol};
+use crate::load::{self, Pace, Protocol, Sample};
 use crate::report::{Measured, Report, Scenario, Summary, median};
 use crate::subject::{Kind, Subject};
 use crate::tcp;
@@ -77,12 +77,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
 /// stops it in peace each time: an instrumented build writes its profile then.
 pub fn train(plan: &Plan) -> Result<()> {
     let duration = plan.duration;
-    let cores = Cores::choose()?;
-    cores::pin(cores.load)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    cores::run(async |cores| {
         for protocol in [Protocol::Http1, Protocol::Http2] {
             for chain in [Chain::Plain, Chain::Sidecar, Chain::Bulkhead] {
                 eprintln!("{}, {} chain", protocol.describe(), chain.name());
@@ -235,15 +230,24 @@ async fn measure(
     pace: Pace,
     duration: Duration,
 ) -> Result<Measured> {
+    let load = load::drive(protocol, chain, subject.address, pace, duration);
+    cost(subject, load).await
+}
+
+/// What the subject takes for a load that must not fail.
+pub(crate) async fn cost(
+    subject: &Subject,
+    load: impl Future<Output = Result<Sample>>,
+) -> Result<Measured> {
     let pid = subject.pid();
     let (start, before) = (Instant::now(), cores::cpu_time(pid)?);
-    let sample = load::drive(protocol, chain, subject.address, pace, duration)
+    let sample = load
         .await
         .with_context(|| format!("load on {}", subject.name))?;
     let (elapsed, used) = (start.elapsed(), cores::cpu_time(pid)? - before);
     ensure!(
         sample.failed == 0,
-        "{} of {} requests failed on {}",
+        "{} of {} failed on {}",
         sample.failed,
         sample.done + sample.failed,
         subject.name

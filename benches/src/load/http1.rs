@@ -1,7 +1,6 @@
 //! HTTP/1.1 load over plain sockets: one request in flight on each of 64 connections.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
-use super::{Arrivals, Pace, Sample, TARGETS};
+use super::{Arrivals, Pace, Progress, Sample, TARGETS};
 use crate::config::Chain;
 
 const CONNECTIONS: usize = 64;
@@ -35,11 +34,7 @@ struct Connection {
 
 #[derive(Default)]
 struct Shared {
-    idle: RefCell<Vec<usize>>,
-    backlog: RefCell<VecDeque<Instant>>,
-    sample: RefCell<Sample>,
-    in_flight: Cell<usize>,
-    ended: Cell<bool>,
+    progress: Progress,
     requests: Vec<String>,
     turn: Cell<usize>,
 }
@@ -79,13 +74,7 @@ pub(super) async fn drive(
                 Pace::Saturate => saturate(&connections, &shared, duration).await?,
                 Pace::Rate(rate) => arrive(&connections, &shared, rate, duration).await?,
             }
-            shared.ended.set(true);
-            let settle = tokio::time::timeout(Duration::from_secs(5), async {
-                while shared.in_flight.get() > 0 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            });
-            settle.await.context("replies are missing")?;
+            shared.progress.settle().await?;
             for reader in readers {
                 ensure!(
                     !reader.is_finished(),
@@ -97,7 +86,7 @@ pub(super) async fn drive(
             Ok(())
         })
         .await?;
-    Ok(shared.sample.take())
+    Ok(shared.progress.sample.take())
 }
 
 async fn saturate(
@@ -118,13 +107,17 @@ async fn arrive(
     rate: f64,
     duration: Duration,
 ) -> Result<()> {
-    shared.idle.borrow_mut().extend(0..connections.len());
+    shared
+        .progress
+        .idle
+        .borrow_mut()
+        .extend(0..connections.len());
     let mut arrivals = Arrivals::new(rate, duration)?;
     while let Some(due) = arrivals.next().await? {
-        let idle = shared.idle.borrow_mut().pop();
+        let idle = shared.progress.idle.borrow_mut().pop();
         match idle {
             Some(index) => send(&connections[index], shared, due)?,
-            None => shared.backlog.borrow_mut().push_back(due),
+            None => shared.progress.backlog.borrow_mut().push_back(due),
         }
     }
     Ok(())
@@ -132,7 +125,10 @@ async fn arrive(
 
 fn send(connection: &Connection, shared: &Shared, due: Instant) -> Result<()> {
     connection.due.set(due);
-    shared.in_flight.set(shared.in_flight.get() + 1);
+    shared
+        .progress
+        .in_flight
+        .set(shared.progress.in_flight.get() + 1);
     // One small write into an empty socket buffer: it goes whole, or the connection is broken.
     let turn = shared.turn.get();
     shared.turn.set(turn + 1);
@@ -162,22 +158,29 @@ async fn read(
             continue;
         };
         buffer.clear();
-        shared.in_flight.set(shared.in_flight.get() - 1);
+        shared
+            .progress
+            .in_flight
+            .set(shared.progress.in_flight.get() - 1);
         if good {
-            shared.sample.borrow_mut().record(connection.due.get());
+            shared
+                .progress
+                .sample
+                .borrow_mut()
+                .record(connection.due.get());
         } else {
-            shared.sample.borrow_mut().failed += 1;
+            shared.progress.sample.borrow_mut().failed += 1;
         }
         if again {
-            if !shared.ended.get() {
+            if !shared.progress.ended.get() {
                 send(&connection, &shared, Instant::now())?;
             }
             continue;
         }
-        let waiting = shared.backlog.borrow_mut().pop_front();
+        let waiting = shared.progress.backlog.borrow_mut().pop_front();
         match waiting {
             Some(due) => send(&connection, &shared, due)?,
-            None => shared.idle.borrow_mut().push(index),
+            None => shared.progress.idle.borrow_mut().push(index),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! HTTP/2 load like gRPC: 10 connections, 10 streams each at most.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use http::Uri;
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
-use super::{Arrivals, BODY, Pace, Sample, TARGETS};
+use super::{Arrivals, BODY, Pace, Progress, Sample, TARGETS};
 use crate::config::Chain;
 
 const CONNECTIONS: usize = 10;
@@ -21,12 +20,7 @@ const STREAMS: usize = 10;
 
 #[derive(Default)]
 struct Shared {
-    /// Connections with a free stream, one entry for each.
-    idle: RefCell<Vec<usize>>,
-    backlog: RefCell<VecDeque<Instant>>,
-    sample: RefCell<Sample>,
-    in_flight: Cell<usize>,
-    ended: Cell<bool>,
+    progress: Progress,
     requests: Vec<Uri>,
     turn: Cell<usize>,
 }
@@ -69,16 +63,10 @@ pub(super) async fn drive(
                 }
                 Pace::Rate(rate) => arrive(&senders, &shared, rate, duration).await?,
             }
-            shared.ended.set(true);
-            let settle = tokio::time::timeout(Duration::from_secs(5), async {
-                while shared.in_flight.get() > 0 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            });
-            settle.await.context("replies are missing")
+            shared.progress.settle().await
         })
         .await?;
-    Ok(shared.sample.take())
+    Ok(shared.progress.sample.take())
 }
 
 async fn connect(address: SocketAddr) -> Result<Vec<SendRequest<Bytes>>> {
@@ -99,7 +87,7 @@ async fn connect(address: SocketAddr) -> Result<Vec<SendRequest<Bytes>>> {
 }
 
 async fn repeat(sender: SendRequest<Bytes>, shared: Rc<Shared>) {
-    while !shared.ended.get() {
+    while !shared.progress.ended.get() {
         request(&sender, &shared, Instant::now()).await;
     }
 }
@@ -112,12 +100,12 @@ async fn arrive(
 ) -> Result<()> {
     // In turns, so that the load spreads over the connections.
     let slots = (0..STREAMS).flat_map(|_| 0..senders.len());
-    shared.idle.borrow_mut().extend(slots);
+    shared.progress.idle.borrow_mut().extend(slots);
     let mut arrivals = Arrivals::new(rate, duration)?;
     while let Some(due) = arrivals.next().await? {
-        let idle = shared.idle.borrow_mut().pop();
+        let idle = shared.progress.idle.borrow_mut().pop();
         let Some(index) = idle else {
-            shared.backlog.borrow_mut().push_back(due);
+            shared.progress.backlog.borrow_mut().push_back(due);
             continue;
         };
         let (sender, shared) = (senders[index].clone(), Rc::clone(shared));
@@ -125,22 +113,28 @@ async fn arrive(
             let mut due = Some(due);
             while let Some(now) = due {
                 request(&sender, &shared, now).await;
-                due = shared.backlog.borrow_mut().pop_front();
+                due = shared.progress.backlog.borrow_mut().pop_front();
             }
-            shared.idle.borrow_mut().push(index);
+            shared.progress.idle.borrow_mut().push(index);
         });
     }
     Ok(())
 }
 
 async fn request(sender: &SendRequest<Bytes>, shared: &Shared, due: Instant) {
-    shared.in_flight.set(shared.in_flight.get() + 1);
+    shared
+        .progress
+        .in_flight
+        .set(shared.progress.in_flight.get() + 1);
     let turn = shared.turn.get();
     shared.turn.set(turn + 1);
     let uri = shared.requests[turn % shared.requests.len()].clone();
     let result = exchange(sender.clone(), uri).await;
-    shared.in_flight.set(shared.in_flight.get() - 1);
-    let mut sample = shared.sample.borrow_mut();
+    shared
+        .progress
+        .in_flight
+        .set(shared.progress.in_flight.get() - 1);
+    let mut sample = shared.progress.sample.borrow_mut();
     match result {
         Ok(()) => sample.record(due),
         Err(_) => sample.failed += 1,

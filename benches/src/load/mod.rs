@@ -5,6 +5,7 @@ mod arrivals;
 mod http1;
 mod http2;
 pub mod open;
+mod progress;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 pub(crate) use arrivals::Arrivals;
 pub(crate) use http1::whole_reply;
+pub(crate) use progress::Progress;
 
 use crate::config::{Chain, HOSTS, ROUTES};
 

@@ -1,20 +1,19 @@
 //! The load on connections: large transfers both ways, and new connections.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
-use crate::load::{Arrivals, Pace, Sample};
+use crate::load::{Arrivals, Pace, Progress, Sample};
 
 /// How many bytes are asked for, or sent, at a time.
 pub(super) const TRANSFER: u64 = 4 << 20;
@@ -24,7 +23,6 @@ pub(super) const CONNECTIONS: usize = 8;
 pub(super) const CONNECTING: usize = 32;
 
 const CHUNK: usize = 256 * 1024;
-const SETTLE: Duration = Duration::from_secs(5);
 
 /// Takes in everything, without copying it, and tells how much it was so far.
 pub(super) async fn sink(stream: &TcpStream, mut tell: impl FnMut(u64)) -> Result<()> {
@@ -90,27 +88,6 @@ impl Line {
     }
 }
 
-#[derive(Default)]
-struct Shared {
-    idle: RefCell<Vec<usize>>,
-    backlog: RefCell<VecDeque<Instant>>,
-    sample: RefCell<Sample>,
-    in_flight: Cell<usize>,
-    ended: Cell<bool>,
-}
-
-impl Shared {
-    async fn settle(&self) -> Result<()> {
-        self.ended.set(true);
-        let settle = tokio::time::timeout(SETTLE, async {
-            while self.in_flight.get() > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        });
-        settle.await.context("answers are missing")
-    }
-}
-
 /// One connection that carries transfers.
 struct Carrier {
     stream: TcpStream,
@@ -120,13 +97,13 @@ struct Carrier {
 }
 
 impl Carrier {
-    fn begin(&self, shared: &Shared, due: Instant) {
+    fn begin(&self, shared: &Progress, due: Instant) {
         self.due.set(due);
         shared.in_flight.set(shared.in_flight.get() + 1);
         self.permits.add_permits(1);
     }
 
-    fn complete(&self, index: usize, shared: &Shared, again: bool) {
+    fn complete(&self, index: usize, shared: &Progress, again: bool) {
         shared.in_flight.set(shared.in_flight.get() - 1);
         shared.sample.borrow_mut().record(self.due.get());
         if again {
@@ -142,7 +119,7 @@ impl Carrier {
         }
     }
 
-    async fn run(&self, index: usize, shared: &Shared, again: bool) -> Result<()> {
+    async fn run(&self, index: usize, shared: &Progress, again: bool) -> Result<()> {
         let (sent, received) = self.line.sizes();
         let mut done = 0;
         let receive = sink(&self.stream, |total| {
@@ -163,7 +140,7 @@ pub(super) async fn transfer(
     pace: Pace,
     duration: Duration,
 ) -> Result<Sample> {
-    let shared = Rc::new(Shared::default());
+    let shared = Rc::new(Progress::default());
     let again = matches!(pace, Pace::Saturate);
     let run = async {
         let mut carriers = Vec::new();
@@ -230,7 +207,7 @@ pub(super) async fn connect(
     pace: Pace,
     duration: Duration,
 ) -> Result<Sample> {
-    let shared = Rc::new(Shared::default());
+    let shared = Rc::new(Progress::default());
     let run = async {
         match pace {
             Pace::Saturate => {
@@ -260,7 +237,7 @@ pub(super) async fn connect(
     finish(&shared)
 }
 
-async fn once(address: SocketAddr, message: Message, shared: &Shared, due: Instant) {
+async fn once(address: SocketAddr, message: Message, shared: &Progress, due: Instant) {
     shared.in_flight.set(shared.in_flight.get() + 1);
     let said = say(address, message).await;
     shared.in_flight.set(shared.in_flight.get() - 1);
@@ -296,7 +273,7 @@ pub(super) async fn open(address: SocketAddr, count: usize) -> Result<Vec<TcpStr
     Ok(streams)
 }
 
-fn finish(shared: &Shared) -> Result<Sample> {
+fn finish(shared: &Progress) -> Result<Sample> {
     let sample = shared.sample.take();
     ensure!(sample.done > 0, "nothing was answered");
     Ok(sample)

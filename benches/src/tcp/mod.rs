@@ -10,7 +10,7 @@ mod report;
 mod tests;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
@@ -26,7 +26,7 @@ use crate::config::Chain;
 use crate::cores::{self, Cores};
 use crate::load::{Pace, Protocol, Sample, whole_reply};
 use crate::report::{Measured, Summary};
-use crate::run::Plan;
+use crate::run::{Plan, cost};
 use crate::subject::{Kind, Subject};
 
 /// What is measured of connections.
@@ -68,12 +68,7 @@ const GET: Message = Message {
 /// # Errors
 /// A proxy that does not start, or load that fails.
 pub fn run(plan: &Plan, modes: &[Mode]) -> Result<Report> {
-    let cores = Cores::choose()?;
-    cores::pin(cores.load)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    cores::run(async |cores| {
         let mut report = Report::new(plan.rounds, plan.duration);
         for mode in modes {
             let contests = match mode {
@@ -259,18 +254,7 @@ impl Entry {
 
 impl Contest {
     async fn measure(&self, subject: &Subject, pace: Pace, duration: Duration) -> Result<Measured> {
-        let (start, before) = (Instant::now(), cores::cpu_time(subject.pid())?);
-        let sample = self.load.drive(subject.address, pace, duration).await;
-        let sample = sample.with_context(|| format!("load on {}", subject.name))?;
-        let (elapsed, used) = (start.elapsed(), cores::cpu_time(subject.pid())? - before);
-        ensure!(
-            sample.failed == 0,
-            "{} of {} failed on {}",
-            sample.failed,
-            sample.done + sample.failed,
-            subject.name
-        );
-        Ok(Measured::new(&sample, elapsed, used))
+        cost(subject, self.load.drive(subject.address, pace, duration)).await
     }
 }
 
