@@ -7,10 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use outrigger_mesh::scope::TO_WORKLOAD;
 
 use super::{
     Config, Family, MARK, Plan, ROUTE_TABLE, missing_from_iptables, missing_from_nft, plan,
-    plan::PASSTHROUGH_V6, restore, script, undo_iptables, undo_nft,
+    restore, script, undo_iptables, undo_nft,
 };
 
 /// Whose rules.
@@ -199,9 +200,9 @@ fn loopback(wanted: bool) -> anyhow::Result<()> {
     if !loopback_has_ipv6() || (!wanted && run("ip", &["-V"], None).is_err()) {
         return Ok(());
     }
-    if is_on_loopback(PASSTHROUGH_V6)? != wanted {
+    if is_on_loopback(TO_WORKLOAD.1)? != wanted {
         let verb = if wanted { "add" } else { "del" };
-        let address = format!("{PASSTHROUGH_V6}/128");
+        let address = format!("{}/128", TO_WORKLOAD.1);
         run("ip", &["-6", "address", verb, &address, "dev", "lo"], None)?;
     }
     Ok(())

@@ -15,10 +15,9 @@ pub use config::{
 };
 pub use iptables::{missing as missing_from_iptables, restore, undo as undo_iptables};
 pub use nft::{missing as missing_from_nft, script, undo as undo_nft};
+pub use outrigger_mesh::scope::MARK;
 pub use plan::{Base, Chain, Entries, Match, Plan, Rule, Table, Verdict, plan};
 
-/// The mark of connections that TPROXY gives to the sidecar.
-pub const MARK: u32 = 1337;
 /// The mark of the sidecar's own connections to its pod.
 pub const SELF_MARK: u32 = 1338;
 /// The routing table that delivers marked packets locally.

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use outrigger_mesh::scope::TO_WORKLOAD;
+
 use super::{Cidr, Cidrs, Config, Family, Groups, MARK, Mode, Ports, SELF_MARK};
 use crate::spec::{METRICS_PORT, READY_PORT};
 
@@ -138,13 +140,6 @@ const MARK_SELF: &str = "OUTRIGGER_MARK_SELF";
 /// What all our chains begin with.
 pub(super) const PREFIX: &str = "OUTRIGGER_";
 
-/// The source address of connections that the sidecar makes to its own application.
-const PASSTHROUGH: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
-    IpAddr::V6(PASSTHROUGH_V6),
-];
-/// Loopback has it only while there are rules.
-pub(super) const PASSTHROUGH_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -180,7 +175,7 @@ pub fn plan(config: &Config) -> Plan {
             )],
             families,
             needs_route: false,
-            loopback: config.ipv6.then_some(PASSTHROUGH_V6),
+            loopback: config.ipv6.then_some(TO_WORKLOAD.1),
         },
         Mode::Tproxy => tproxy(config, families),
     };
@@ -351,7 +346,7 @@ fn output(config: &Config) -> Vec<Rule> {
             .map(Match::Port)
             .map(leave),
     );
-    for source in PASSTHROUGH {
+    for source in [IpAddr::V4(TO_WORKLOAD.0), IpAddr::V6(TO_WORKLOAD.1)] {
         let matches = [Match::Out("lo".to_owned()), Match::From(Cidr::host(source))];
         rules.push(Rule::new(matches, Verdict::Return));
     }

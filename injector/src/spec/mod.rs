@@ -16,6 +16,7 @@ mod undo;
 use serde_json::{Value, json};
 
 pub use annotations::{ANNOTATIONS, Annotation, PREFIX};
+pub use outrigger_mesh::scope::{INBOUND_PORT, OUTBOUND_PORT};
 pub use settings::{Options, Redirect, Settings, supports_native_sidecars};
 pub use undo::uninject;
 
@@ -45,10 +46,6 @@ pub const ALREADY_INJECTED: &str = "already injected";
 pub const PROXY_USER: u32 = 1337;
 /// The sidecar's admin interface, on loopback.
 pub const ADMIN_PORT: u16 = 15000;
-/// Where the sidecar takes the application's own connections.
-pub const OUTBOUND_PORT: u16 = 15001;
-/// Where the sidecar takes connections to the application.
-pub const INBOUND_PORT: u16 = 15006;
 /// Readiness, and the application's probes.
 pub const READY_PORT: u16 = 15021;
 /// Prometheus metrics.

@@ -5,6 +5,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+/// Where the rules send what the workload calls, unless the node says otherwise.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Where they send what arrives.
+pub const INBOUND_PORT: u16 = 15006;
+/// What a sidecar's connections to its own workload come from: the rules leave these alone.
+pub const TO_WORKLOAD: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(127, 0, 0, 6),
+    Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6),
+);
+/// The mark of connections that TPROXY gives to a sidecar, and of those that it makes with a client's address.
+pub const MARK: u32 = 1337;
+
 /// How a proxy intercepts, and what it does with connections to nowhere in the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -62,11 +74,11 @@ impl Interception {
 }
 
 const fn outbound_port() -> u16 {
-    15001
+    OUTBOUND_PORT
 }
 
 const fn inbound_port() -> u16 {
-    15006
+    INBOUND_PORT
 }
 
 fn read_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {

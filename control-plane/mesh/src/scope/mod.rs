@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::NamespacedName;
-pub use interception::{Interception, Mode, OutboundPolicy};
+pub use interception::{
+    INBOUND_PORT, Interception, MARK, Mode, OUTBOUND_PORT, OutboundPolicy, TO_WORKLOAD,
+};
 
 /// The field of `node.metadata` that all of this is in.
 pub const METADATA_KEY: &str = "outrigger";

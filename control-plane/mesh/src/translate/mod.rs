@@ -23,7 +23,7 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use outrigger_proto::google::protobuf::Any;
@@ -115,7 +115,8 @@ impl Resources {
 pub struct Translator {
     model: Arc<Model>,
     ports: BTreeMap<ServiceAddress, PortResources>,
-    workloads: Workloads,
+    /// Asked for by intercepted nodes alone.
+    workloads: OnceLock<Workloads>,
 }
 
 /// What a port of a service is to its callers.
@@ -173,11 +174,10 @@ impl Translator {
                 ports.insert(address, resources);
             }
         }
-        let workloads = Workloads::of(&model);
         Self {
             model,
             ports,
-            workloads,
+            workloads: OnceLock::new(),
         }
     }
 
@@ -270,7 +270,10 @@ impl Translator {
         let interception = node.metadata.interception.as_ref();
         Own {
             served: interception
-                .map(|interception| self.workloads.served(interception))
+                .map(|interception| {
+                    let workloads = self.workloads.get_or_init(|| Workloads::of(&self.model));
+                    workloads.served(interception)
+                })
                 .unwrap_or_default(),
         }
     }

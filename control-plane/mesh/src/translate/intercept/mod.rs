@@ -39,7 +39,7 @@ use super::{
 use crate::{
     model::{AppProtocol, Model, PortEntry, Service},
     resolve::ServiceAddress,
-    scope::{Interception, Mode, Node, OutboundPolicy},
+    scope::{Interception, MARK, Mode, Node, OutboundPolicy, TO_WORKLOAD},
 };
 
 pub use workloads::Served;
@@ -68,10 +68,6 @@ const PROTOCOL_CHOICE: &str = "outrigger.protocol_choice";
 const SNIFFING: Duration = Duration::from_millis(100);
 /// How many hosts of a service are tried for one connection.
 const CONNECT_ATTEMPTS: u32 = 3;
-/// By this mark the rules know connections that the sidecar makes with a client's address.
-const MARK: u32 = 1337;
-/// What the sidecar's other connections to its own workload come from: the rules leave these alone.
-const TO_WORKLOAD: [&str; 2] = ["127.0.0.6", "::6"];
 
 /// How the clients of a service's port reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,16 +217,16 @@ fn inbound_table(port: u16) -> String {
 }
 
 fn from_sidecar() -> core::BindConfig {
-    let source = |address: &str| core::SocketAddress {
-        address: address.to_owned(),
+    let source = |address: IpAddr| core::SocketAddress {
+        address: address.to_string(),
         port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
         ..Default::default()
     };
-    let [v4, v6] = TO_WORKLOAD;
+    let (v4, v6) = TO_WORKLOAD;
     core::BindConfig {
-        source_address: Some(source(v4)),
+        source_address: Some(source(v4.into())),
         extra_source_addresses: vec![core::ExtraSourceAddress {
-            address: Some(source(v6)),
+            address: Some(source(v6.into())),
             ..Default::default()
         }],
         ..Default::default()
