@@ -33,7 +33,7 @@ pub(super) async fn dial_from(to: SocketAddr, source: Source) -> io::Result<TcpS
 ///
 /// # Errors
 /// Whatever the kernel says.
-pub(super) async fn dial(to: SocketAddr, sources: &Sources) -> io::Result<TcpStream> {
+pub(crate) async fn dial(to: SocketAddr, sources: &Sources) -> io::Result<TcpStream> {
     let of_family = |source: &&SocketAddr| source.is_ipv4() == to.is_ipv4();
     let source = match (sources.0.iter().find(of_family), sources.0.first()) {
         (Some(source), _) => *source,

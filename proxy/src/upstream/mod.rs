@@ -25,6 +25,7 @@ pub use circuit::{Circuit, Resource, Resources, Retries, Usage};
 pub use cluster::Cluster;
 pub use codes::CodeStats;
 pub use destinations::Destinations;
+pub(crate) use dial::dial;
 pub use health::HealthFlags;
 pub use host::{Health, Host, HostSpec, HostStats};
 pub use host_set::{Candidates, HostSet, Inputs};

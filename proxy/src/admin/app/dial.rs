@@ -12,8 +12,10 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{config::cluster::Sources, upstream::dial};
 
 /// Where connections to the pod's own address come from, so that redirection leaves them alone.
 const PASSTHROUGH: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
@@ -39,16 +41,14 @@ impl Dialer {
     /// A connection to that port of the application, wherever it listens.
     pub(super) async fn connect(&self, port: u16) -> Result<TcpStream, String> {
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        let loopback = loopback.map(|address| (address, false));
-        let pod = self.pod.iter().map(|address| ((*address).into(), true));
+        let loopback = loopback.map(|address| (address, Sources::default()));
+        let passthrough = Sources(vec![(PASSTHROUGH, 0).into()]);
+        let pod = self.pod.iter();
+        let pod = pod.map(|address| ((*address).into(), passthrough.clone()));
         let mut failed = Vec::new();
-        for (address, is_pod) in loopback.into_iter().chain(pod) {
+        for (address, sources) in loopback.into_iter().chain(pod) {
             let to = SocketAddr::new(address, port);
-            let connected = match is_pod {
-                false => TcpStream::connect(to).await,
-                true => from_passthrough(to).await,
-            };
-            match connected.and_then(not_itself) {
+            match dial(to, &sources).await.and_then(not_itself) {
                 Ok(stream) => {
                     // Without it the exchange is only slower.
                     stream.set_nodelay(true).unwrap_or_default();
@@ -76,12 +76,6 @@ impl Dialer {
             .await
             .map_err(|error| format!("no TLS: {error}"))
     }
-}
-
-async fn from_passthrough(to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind((PASSTHROUGH, 0).into())?;
-    socket.connect(to).await
 }
 
 /// The kernel may give a connection the port that it goes to: without a listener it then talks to itself.
