@@ -27,8 +27,6 @@ pub struct Injection {
     pub mode: Mode,
     /// Annotations of the pod, without `outrigger.dev/`.
     pub annotations: Vec<(&'static str, String)>,
-    /// Connections to what no service is, are refused.
-    pub is_registry_only: bool,
     /// Fields of the application's container, such as probes.
     pub container: Value,
     /// The sidecar's own configuration, instead of the control plane's.
@@ -127,14 +125,11 @@ impl Injection {
             own.remove("dynamic_resources");
             return Ok(());
         }
-        let metadata = &mut bootstrap["node"]["metadata"]["outrigger"];
+        let metadata = &bootstrap["node"]["metadata"]["outrigger"];
         ensure!(
             metadata["interception"].is_object(),
             "the injector does not say that connections are taken over: {metadata:#}"
         );
-        if self.is_registry_only {
-            metadata["interception"]["outboundPolicy"] = "registry-only".into();
-        }
         Ok(())
     }
 }

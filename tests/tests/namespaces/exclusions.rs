@@ -89,7 +89,7 @@ fn strangers_are_reached_if_that_is_allowed() {
         let objects = [web.yaml(&[&server])];
         start(place, &objects, &mut [&mut free, &mut server]).await?;
         let registry_only = Injection {
-            is_registry_only: true,
+            annotations: vec![("outbound-policy", "registry-only".to_owned())],
             ..Injection::default()
         };
         bound.inject(&registry_only).await?;
